@@ -1,0 +1,34 @@
+"""etude: which published training method helps on my model and my data, and by how much?
+
+`etude.train(model, data, methods=[...])` trains your own module; `etude.method(slug)` gives a paper's method, `etude.study(slug)`
+its study, `etude.corpus(name)` a corpus. Everything is imported when it is asked for, so that `import etude` is light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.data.corpora import corpus
+    from etude.engine.ledger import Budget
+    from etude.papers.catalogue import load_study as study
+    from etude.papers.loading import method
+    from etude.recipe.train import train
+
+_HOMES = {
+    "train": ("etude.recipe.train", "train"),
+    "corpus": ("etude.data.corpora", "corpus"),
+    "study": ("etude.papers.catalogue", "load_study"),
+    "method": ("etude.papers.loading", "method"),
+    "Budget": ("etude.engine.ledger", "Budget"),
+}
+__version__ = "0.1.0"
+__all__ = ["Budget", "__version__", "corpus", "method", "study", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'etude' has no attribute '{name}'")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

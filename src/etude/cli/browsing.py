@@ -1,0 +1,128 @@
+"""`etude list`, `search`, `show`, `cite`: the catalogue. None of them loads torch, except `show --deviations`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etude.cli.output import colored, console, print_json, table
+from etude.errors import BadInput, one_of
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+"""The --json option of every door that has results."""
+
+
+def add(app: typer.Typer) -> None:
+    for name, door in (("list", list_papers), ("search", search), ("show", show), ("cite", cite)):
+        app.command(name, rich_help_panel="Catalogue")(door)
+
+
+def list_papers(
+    planned: Annotated[bool, typer.Option("--planned", help="Also those that are planned.")] = False,
+    family: Annotated[str, typer.Option("--family", metavar="F", help="Only one family of papers.")] = "",
+    json: Json = False,
+) -> None:
+    """What runs here, and what came out."""
+    from rich.markup import escape
+
+    from etude.cli.standing import standing
+    from etude.papers.catalogue import FAMILIES, cards
+
+    found = cards()
+    families = [*FAMILIES, *sorted({c.family for c in found} - set(FAMILIES))]
+    if family and family not in families:
+        raise one_of("etude list --family", family, families)
+    found = [c for c in found if not family or c.family == family]
+    results = {c.slug: standing(c.slug) for c in found if c.ready}
+    if json:
+        none = {"verdict": None, "line": None}
+        print_json([c.as_dict() | {k: getattr(results.get(c.slug), k, None) for k in none} for c in found])
+        return
+    shown = [c for c in found if planned or c.state != "planned"]
+    if shown:
+        grid = table(">#", "paper", "family", "what came out")
+        for c in shown:
+            result = results.get(c.slug)
+            if c.state == "ready":
+                said = colored(result.line) if result else f"[dim]not recorded yet: etude run {c.slug}[/]"
+            else:
+                said = "[dim]planned[/]" if c.state == "planned" else "[red]out of order:[/] " + escape(c.problem)
+            name = f"[bold]{c.slug}[/]" if c.state == "ready" else c.slug
+            grid.add_row(str(c.number or ""), name, c.family if c.origin == "etude" else c.origin, said)
+        console().print(grid)
+    rest = sum(c.state == "planned" for c in found)
+    if rest and not planned:
+        console().print(f"{rest} more planned: etude list --planned")
+
+
+def search(
+    words: Annotated[list[str], typer.Argument(metavar="WORDS", help="What you would type into a search box.")],
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many papers.")] = 6,
+    json: Json = False,
+) -> None:
+    """Find papers by words."""
+    from rich.markup import escape
+
+    from etude.papers.catalogue import cards
+    from etude.papers.search import search as rank
+
+    found = rank(" ".join(words), cards(), limit)
+    if json:
+        print_json([c.as_dict() | {"score": score} for c, score in found])
+        return
+    if not found:
+        console().print("No paper has these words: etude list --planned shows all.")
+        return
+    grid = table(">#", "paper", "state", "claim")
+    for c, _ in found:
+        grid.add_row(str(c.number or ""), f"[bold]{c.slug}[/]", c.state, escape(c.claim))
+    console().print(grid)
+
+
+def show(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, its number, or a method's file.")],
+    deviations: Annotated[
+        bool, typer.Option("--deviations", help="Where our study departs from the paper, why, and what that may change.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """One paper: claim, method, evidence."""
+    from etude.cli import paper_page
+    from etude.papers.catalogue import card, load_study
+
+    found = card(paper)
+    if found.problem:
+        raise BadInput(f"paper {found.slug}", f"a package out of order ({found.problem})", "a working installation")
+    if deviations:
+        rows = load_study(paper).deviations
+        if json:
+            print_json([dict(zip(paper_page.DEVIATION, row, strict=True)) for row in rows])
+        else:
+            paper_page.print_deviations(found.slug, rows)
+    elif json:
+        print_json(paper_page.as_dict(found))
+    else:
+        paper_page.print_page(found)
+
+
+def cite(what: Annotated[str, typer.Argument(metavar="PAPER|RUN", help="A paper, or the folder or record of a run.")]) -> None:
+    """BibTeX of a paper, or of what a run stands on."""
+    from etude.papers.catalogue import card
+    from etude.papers.citation import bibtex, bibtex_of_etude
+
+    path = Path(what)
+    if not path.is_dir() and path.suffix != ".json":
+        print(bibtex(card(what)))
+        return
+    from etude.cli.standing import record_of
+
+    record = record_of(path)
+    known = record.get("provenance", {})
+    note = [f"{record['slug']} at scale {record.get('scale', '?')}"]
+    note += [f"{name} {known[name]}" for name in ("commit", "torch", "date") if isinstance(known.get(name), str)]
+    with suppress(BadInput):  # the study of a single file has no paper behind it
+        print(bibtex(card(record["slug"])), end="\n\n")
+    print(bibtex_of_etude(str(known.get("etude", "")), ", ".join(note)))

@@ -1,0 +1,109 @@
+"""`etude evidence`: what is on record, and whether it is still true."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etude.cli.browsing import Json
+from etude.cli.failures import FAILED
+from etude.cli.output import colored, console, print_json, table
+from etude.errors import BadInput
+
+_STATE_COLORS = {"current": "green", "older": "green", "stale": "yellow", "broken": "red"}
+
+
+def add(app: typer.Typer) -> None:
+    app.command("evidence", rich_help_panel="Run")(evidence)
+
+
+def evidence(
+    check: Annotated[bool, typer.Option("--check", help="Is every ready paper registered, recorded and still current?")] = False,
+    verify: Annotated[str, typer.Option("--verify", metavar="PAPER", help="Judge its record again and rerun one arm and seed.")] = "",
+    arm: Annotated[str, typer.Option("--arm", metavar="A", help="With --verify: the arm to rerun, not the quickest.")] = "",
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="With --verify: the seed to rerun, not the first.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="With --check: rerun the smoke scales too.")] = True,
+    into: Annotated[Path | None, typer.Option("--into", metavar="FILE", help="Put the table of verdicts between FILE's marks.")] = None,
+    json: Json = False,
+) -> None:
+    """What is on record, and whether it is still true; exit code 1 if it is not."""
+    if into is not None:
+        from etude.evidence import places, report
+        from etude.papers.catalogue import cards
+
+        report.put_table(into, report.verdict_table(places.find(), {c.slug: f"{c.slug} ({c.family})" for c in cards()}))
+        return
+    if check and verify:
+        raise BadInput("etude evidence", "--check and --verify", "one of them")
+    if not verify and (arm or seed is not None):
+        raise BadInput("etude evidence", "--arm or --seed", "--verify with them")
+    if verify:
+        _verify(verify, arm or None, seed, json)
+    elif check:
+        _check(smoke, json)
+    else:
+        _recorded(json)
+
+
+def _verify(paper: str, arm: str | None, seed: int | None, json: bool) -> None:
+    from etude.evidence.verify import verify
+
+    # By its slug: records are kept under slugs, and a number or another spelling is a name for one.
+    from etude.papers.catalogue import card
+
+    found = card(paper)
+    result = verify(paper if found.origin == "file" else found.slug, arm=arm, seed=seed, quiet=json)
+    if json:
+        print_json(asdict(result))
+    else:
+        for line in result.lines:
+            print(line)
+        print(f"{result.slug}: {'agrees' if result.agrees else 'does not agree'}")
+    if not result.agrees:
+        raise SystemExit(FAILED)
+
+
+def _check(smoke: bool, json: bool) -> None:
+    from rich.markup import escape
+
+    from etude.evidence.verify import Standing, check
+    from etude.papers.catalogue import cards, load_study
+
+    studies, result = [], []
+    for c in cards():
+        if c.state == "ready" and c.origin == "etude":
+            try:
+                studies.append(load_study(c.slug))
+            except BadInput as error:
+                result.append(Standing(slug=c.slug, state="broken", findings=[str(error)]))
+    result += check(studies, smoke=smoke)
+    if json:
+        print_json([asdict(s) | {"sound": s.sound} for s in result])
+    else:
+        grid = table("paper", "state", "verdict", ">attempts", "findings")
+        for s in result:
+            color = _STATE_COLORS.get(s.state, "bright_black")
+            tried = f"{s.attempts}" + f" ({s.abandoned} abandoned)" * bool(s.abandoned)
+            grid.add_row(f"[bold]{s.slug}[/]", f"[{color}]{s.state}[/]", colored(s.verdict), tried, escape("\n".join(s.findings)))
+        console().print(grid)
+    if not all(s.sound for s in result):
+        raise SystemExit(FAILED)
+
+
+def _recorded(json: bool) -> None:
+    from etude.cli.standing import history, standing
+    from etude.papers.catalogue import cards
+
+    found = {c.slug: standing(c.slug) for c in cards() if c.state == "ready"}
+    kept = {slug: s for slug, s in found.items() if s is not None}
+    if json:
+        print_json([{"slug": slug, **asdict(s), **history(slug)} for slug, s in kept.items()])
+        return
+    grid = table("paper", "what came out", ">attempts")
+    for slug, s in kept.items():
+        grid.add_row(f"[bold]{slug}[/]", colored(s.line), str(history(slug)["attempts"]))
+    console().print(grid if kept else "Nothing is on record yet.")
+    console().print("Is it still true? etude evidence --check, etude evidence --verify PAPER")

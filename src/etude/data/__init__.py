@@ -1,0 +1,1 @@
+"""Data: corpora, tokenizers, sources of samples, samplers and the stream that draws from them."""

@@ -1,0 +1,156 @@
+"""Samplers: which samples a stage shows, in which order; some listen to the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from etude.engine.protocols import Feedback, Labelled, Score, Source
+from etude.engine.streams import numpy_rng
+from etude.errors import BadInput
+
+
+class SamplerBase:
+    """A sampler that asks for nothing and remembers nothing; subclasses override `plan` and what else they need."""
+
+    def plan(self, stage: int, source: Source, rng: np.random.Generator) -> np.ndarray:
+        raise NotImplementedError
+
+    def observe(self, feedback: Feedback) -> None: ...
+
+    def wants(self, stage: int) -> Score | None:
+        return None
+
+    def receive(self, score: Score, values: np.ndarray) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Shuffle(SamplerBase):
+    """Every sample once, in a seeded order; or as many draws with replacement."""
+
+    def __init__(self, replacement: bool = False) -> None:
+        self.replacement = replacement
+
+    def plan(self, stage: int, source: Source, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(len(source), size=len(source)) if self.replacement else rng.permutation(len(source))
+
+
+def draw_without_replacement(weights: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """`size` different indices, one after another with probability proportional to `weights` among those left.
+
+    Exponential keys (Efraimidis and Spirakis 2006): the smallest Exp(1) / w have exactly that distribution, in one pass.
+    Raises BadInput for weights that are negative or not finite, or fewer that are not zero than the draw.
+    """
+    weights = check_weights(weights)
+    positive = int((weights > 0).sum())
+    if positive < size:
+        raise BadInput("sampler.weights", f"{positive} above zero", f"at least the {size} to be drawn without replacement")
+    with np.errstate(divide="ignore"):
+        keys = rng.exponential(size=len(weights)) / weights
+    chosen = np.argpartition(keys, size - 1)[:size] if size < len(keys) else np.arange(len(keys))
+    return chosen[np.argsort(keys[chosen], kind="stable")]
+
+
+def check_weights(weights: Any) -> np.ndarray:
+    """As float64 [N]. Raises BadInput where one is negative or not finite, or all are zero."""
+    weights = np.asarray(weights, dtype=np.float64)
+    if not np.isfinite(weights).all():
+        at = int(np.flatnonzero(~np.isfinite(weights))[0])
+        raise BadInput("sampler.weights", f"{weights[at]} at {at}", "finite numbers")
+    if (weights < 0).any():
+        raise BadInput("sampler.weights", f"{weights.min():g} at {int(weights.argmin())}", "numbers >= 0")
+    if not weights.any():
+        raise BadInput("sampler.weights", "only zeros", "at least one number > 0")
+    return weights
+
+
+class WeightedDraw(SamplerBase):
+    """Each stage draws `share` of the samples without replacement, with probability proportional to `weights` [N]."""
+
+    def __init__(self, weights: np.ndarray, share: float = 1.0) -> None:
+        if not 0 < share <= 1:
+            raise BadInput("sampler.share", repr(share), "a share above 0 and at most 1")
+        self.weights, self.share = check_weights(weights), share
+
+    def plan(self, stage: int, source: Source, rng: np.random.Generator) -> np.ndarray:
+        if len(self.weights) != len(source):
+            raise BadInput("sampler.weights", f"{len(self.weights)} weights", f"one for each of {len(source)} samples")
+        return draw_without_replacement(self.weights, max(1, int(self.share * len(source))), rng)
+
+
+class OnlineMixture(SamplerBase):
+    """Draws domains in proportions that follow their losses: every `update_every` samples, p = weigh(mean loss of each domain).
+
+    weigh: [K] mean losses (NaN where a domain was not seen since the start) -> [K] weights; before any feedback all are
+    equal. A stage is one such stretch, so let it be a multiple of the batch size. Within a domain samples come in seeded
+    orders without repetition until all have been seen. smoothing: of the running means, 0 keeps only the last.
+    history: the proportions of every stretch so far.
+    """
+
+    def __init__(self, weigh: Callable[[np.ndarray], np.ndarray], update_every: int = 512, smoothing: float = 0.5) -> None:
+        if update_every < 1:
+            raise BadInput("sampler.update_every", repr(update_every), "a whole number >= 1")
+        if not 0 <= smoothing < 1:
+            raise BadInput("sampler.smoothing", repr(smoothing), "a number from 0, below 1")
+        self.weigh, self.update_every, self.smoothing = weigh, update_every, smoothing
+        self.losses: np.ndarray | None = None
+        self.used: np.ndarray | None = None
+        self.key: int | None = None  # of the orders within domains: drawn once, from the first stage's random numbers
+        self.history: list[list[float]] = []
+        self.shown = np.empty((0, 2), dtype=np.int64)  # the stretch's samples, sorted, and their domains: what feedback is about
+
+    def plan(self, stage: int, source: Source, rng: np.random.Generator) -> np.ndarray:
+        if not isinstance(source, Labelled):
+            raise BadInput("data", "samples without domains", "a source that labels its samples with domains")
+        num = len(source.domain_names)
+        if self.losses is None:
+            self.losses = np.full(num, np.nan)
+        weights = np.ones(num) if np.isnan(self.losses).all() else check_weights(self.weigh(self.losses.copy()))
+        if weights.shape != (num,):
+            raise BadInput("sampler.weigh", f"weights of shape {weights.shape}", f"one for each of {num} domains")
+        shares = weights / weights.sum()
+        self.history.append([float(s) for s in shares])
+        if self.key is None:
+            self.key = int(rng.integers(2**62))
+        domains = rng.choice(num, size=self.update_every, p=shares)
+        used = self.used if self.used is not None else np.zeros(num, dtype=np.int64)
+        ids = np.empty(self.update_every, dtype=np.int64)
+        for k in range(num):
+            members, rows = np.flatnonzero(source.domains == k), np.flatnonzero(domains == k)
+            if len(rows) and not len(members):
+                raise BadInput("sampler.weigh", f"a weight for '{source.domain_names[k]}'", "none, as it has no samples")
+            # Position in an endless run of permutations: the same member never comes twice before all have come once.
+            place = used[k] + np.arange(len(rows))
+            for turn in np.unique(place // len(members)):
+                order = numpy_rng(self.key, "domain", k, int(turn)).permutation(members)
+                here = place // len(members) == turn
+                ids[rows[here]] = order[place[here] % len(members)]
+            used[k] += len(rows)
+        self.used = used
+        shown = np.unique(ids)
+        self.shown = np.stack([shown, source.domains[shown]], axis=1)
+        return ids
+
+    def observe(self, feedback: Feedback) -> None:
+        if self.losses is None:
+            return
+        domains = self.shown[np.searchsorted(self.shown[:, 0], feedback.ids), 1]
+        for k in np.unique(domains):
+            mean = float(feedback.losses[domains == k].mean())
+            self.losses[k] = mean if np.isnan(self.losses[k]) else self.smoothing * self.losses[k] + (1 - self.smoothing) * mean
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"losses": self.losses, "used": self.used, "key": self.key, "history": self.history, "shown": self.shown}
+        # Copies: a state taken now must not follow what happens next.
+        return {name: value.copy() if isinstance(value, (np.ndarray, list)) else value for name, value in state.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = {name: value.copy() if isinstance(value, (np.ndarray, list)) else value for name, value in state.items()}
+        self.losses, self.used, self.key, self.history = state["losses"], state["used"], state["key"], state["history"]
+        self.shown = state["shown"]

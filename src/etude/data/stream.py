@@ -1,0 +1,156 @@
+"""The stream: the only holder of the data's cursor. Plans of a sampler, one a stage, cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from etude.data.packing import PackedSource
+from etude.data.samplers import Shuffle
+from etude.data.sources import MappedSource, TensorSource, WindowSource
+from etude.engine.protocols import Batch, Feedback, Sampler, Score, Source, Stage, Stream
+from etude.engine.streams import numpy_rng
+from etude.errors import BadInput
+
+
+class DataStream:
+    """Batches of `source` in the order that the sampler plans; without one, a seeded permutation each epoch.
+
+    Stage k is one plan ("epoch-k"); its random numbers come from (seed, "data", name, k), so they depend on nothing drawn
+    before. drop_last: whether a plan's last, smaller batch is left out. num_epochs: None goes on for ever. A batch is never
+    filled from the next plan, so that a stage ends with its plan.
+    Raises BadInput for a batch larger than what an epoch gives under drop_last, or a sampler's plan that is empty or names
+    samples that do not exist.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        *,
+        sampler: Sampler | None = None,
+        num_epochs: int | None = None,
+        drop_last: bool = False,
+        name: str = "data",
+    ) -> None:
+        if batch_size < 1:
+            raise BadInput("batch_size", repr(batch_size), "a whole number >= 1")
+        if drop_last and len(source) < batch_size:
+            if isinstance(source, WindowSource):
+                least = f"at least {batch_size * source.context + 1}, one batch of {batch_size} windows of {source.context}"
+                raise BadInput("data", f"{len(source.tokens)} tokens", least)
+            raise BadInput("data", f"{len(source)} samples", f"at least one batch of {batch_size}")
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.sampler: Sampler = sampler or Shuffle()
+        self.num_epochs, self.drop_last, self.name = num_epochs, drop_last, name
+        self.epoch, self.position = 0, 0
+        self._plan: np.ndarray | None = None
+
+    def stage(self) -> Stage | None:
+        return None if self.epoch == self.num_epochs else Stage(f"epoch-{self.epoch}", self.epoch)
+
+    def next(self) -> Batch:
+        if self.epoch == self.num_epochs:
+            raise StopIteration
+        if self._plan is None:
+            self._plan = self._make_plan()
+        ids = self._plan[self.position : self.position + self.batch_size]
+        self.position += len(ids)
+        left = len(self._plan) - self.position
+        if not left or (self.drop_last and left < self.batch_size):
+            self.epoch, self.position, self._plan = self.epoch + 1, 0, None
+        return Batch(self.source.get(ids), ids)
+
+    def _make_plan(self) -> np.ndarray:
+        plan = np.asarray(self.sampler.plan(self.epoch, self.source, numpy_rng(self.seed, "data", self.name, self.epoch)), dtype=np.int64)
+        if not len(plan) or (self.drop_last and len(plan) < self.batch_size):
+            raise BadInput("sampler", f"a plan of {len(plan)} samples", f"at least {self.batch_size if self.drop_last else 1}")
+        if plan.min() < 0 or plan.max() >= len(self.source):
+            wrong = int(plan.min() if plan.min() < 0 else plan.max())
+            raise BadInput("sampler", f"sample {wrong}", f"numbers from 0 to {len(self.source) - 1}")
+        return plan
+
+    def set_sampler(self, sampler: Sampler) -> None:
+        """Takes effect with the next plan: at once where the present one is untouched, else at the next stage."""
+        self.sampler = sampler
+        if not self.position:
+            self._plan = None
+
+    def sampler_wants(self) -> Score | None:
+        return self.sampler.wants(self.epoch)
+
+    def give_score(self, score: Score, values: np.ndarray) -> None:
+        self.sampler.receive(score, values)
+
+    def observe(self, feedback: Feedback) -> None:
+        self.sampler.observe(feedback)
+
+    def batches_of(self, ids: np.ndarray | None, batch_size: int) -> Iterator[Batch]:
+        ids = np.arange(len(self.source)) if ids is None else np.asarray(ids)
+        for start in range(0, len(ids), batch_size):
+            part = ids[start : start + batch_size]
+            yield Batch(self.source.get(part), part)
+
+    def state_dict(self) -> dict[str, Any]:
+        # A stateless shuffle is planned again; any other sampler's plan depends on what it knew at the stage's start.
+        plan = None if type(self.sampler) is Shuffle else self._plan
+        return {"epoch": self.epoch, "position": self.position, "plan": plan, "sampler": self.sampler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state["sampler"])
+        self.epoch, self.position, self._plan = state["epoch"], state["position"], state["plan"]
+        if self._plan is None and self.position:
+            self._plan = self._make_plan()
+
+
+def source_of(data: Any, context: int = 128) -> Source:
+    """What a user has, as a source.
+
+    A source as it is; (x, y) arrays or tensors; a dict of them; a text file's path (as bytes), a corpus or a
+    one-dimensional array of token ids (windows of `context`); a data set with `__len__` and `__getitem__`.
+    Raises BadInput for anything else.
+    """
+    if hasattr(data, "get") and hasattr(data, "__len__") and not isinstance(data, Mapping):
+        return data
+    if isinstance(data, Mapping):
+        return TensorSource(**data)
+    if isinstance(data, (str, Path)):
+        from etude.data.text import read_text
+
+        return WindowSource(np.frombuffer(read_text(Path(data)).encode(), dtype=np.uint8), context)
+    if isinstance(data, tuple) and len(data) == 2:
+        return TensorSource(x=data[0], y=data[1])
+    if hasattr(data, "tokens") or (isinstance(data, (np.ndarray, torch.Tensor)) and data.ndim == 1):
+        return WindowSource(data, context)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, list):
+        return MappedSource(data)
+    raise BadInput("data", f"a {type(data).__name__}", "(x, y), a dict of tensors, a text file's path, token ids or an indexable data set")
+
+
+def stream_of(
+    data: Any,
+    batch_size: int,
+    seed: int,
+    *,
+    context: int = 128,
+    sampler: Sampler | None = None,
+    num_epochs: int | None = None,
+    drop_last: bool | None = None,
+    name: str = "data",
+) -> Stream:
+    """A stream over what a user has: anything that `source_of` takes, or a stream, which is given back as it is.
+
+    drop_last: None leaves out a last, smaller batch of language windows, which would be one more shape for little text, and
+    keeps that of other samples. Raises BadInput as `source_of` and `DataStream` do.
+    """
+    if all(hasattr(data, part) for part in ("next", "stage", "state_dict")):
+        return data
+    source = source_of(data, context)
+    if drop_last is None:
+        drop_last = isinstance(source, (WindowSource, PackedSource))
+    return DataStream(source, batch_size, seed, sampler=sampler, num_epochs=num_epochs, drop_last=drop_last, name=name)

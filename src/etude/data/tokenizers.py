@@ -1,0 +1,130 @@
+"""Tokenizers: bytes, characters, and byte-pair encoding through the `tokenizers` library. Saved as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tokenizers import Tokenizer as _Tokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from etude.engine.checkpoint import write_atomic
+from etude.errors import BadInput, one_of
+
+
+class Tokenizer(Protocol):
+    """encode(text) -> [N] integer ids below `vocab`; decode is its inverse; `to_json` is what `load` reads."""
+
+    name: str
+    vocab: int
+
+    def encode(self, text: str) -> np.ndarray: ...
+    def decode(self, ids: np.ndarray) -> str: ...
+    def to_json(self) -> str: ...
+
+
+class Bytes:
+    """UTF-8 bytes; vocabulary 256."""
+
+    name = "byte"
+    vocab = 256
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return np.asarray(ids, dtype=np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "byte"})
+
+
+class Characters:
+    """One id a character of `alphabet`. Encoding raises BadInput for any other."""
+
+    name = "character"
+
+    def __init__(self, alphabet: str) -> None:
+        self.alphabet = "".join(sorted(set(alphabet)))
+        if not self.alphabet:
+            raise BadInput("tokenizer", "an empty alphabet", "at least one character")
+        self.vocab = len(self.alphabet)
+        self._points = np.array([ord(c) for c in self.alphabet], dtype=np.uint32)
+
+    def encode(self, text: str) -> np.ndarray:
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        ids = np.searchsorted(self._points, points).clip(0, self.vocab - 1)
+        wrong = np.flatnonzero(self._points[ids] != points)
+        if len(wrong):
+            raise BadInput("text", f"{text[wrong[0]]!r} at character {wrong[0]}", f"one of the tokenizer's {self.vocab} characters")
+        return ids.astype(np.uint16 if self.vocab > 256 else np.uint8)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return "".join(self.alphabet[int(i)] for i in ids)
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "character", "alphabet": self.alphabet})
+
+
+class BytePairs:
+    """Byte-level BPE (Sennrich et al., arXiv 1508.07909, on bytes), so that any text can be encoded."""
+
+    name = "bpe"
+
+    def __init__(self, inner: _Tokenizer) -> None:
+        self.inner = inner
+        self.vocab = inner.get_vocab_size()
+
+    @classmethod
+    def train(cls, text: str, vocab: int) -> BytePairs:
+        if vocab < 257:
+            raise BadInput("tokenizer.vocab", repr(vocab), "at least 257: the bytes and one pair")
+        inner = _Tokenizer(models.BPE())
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        # By lines: one long text would be one word list anyway, and lines keep the trainer's memory flat.
+        inner.train_from_iterator(text.splitlines(keepends=True), trainer)
+        return cls(inner)
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self.inner.encode(text).ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self.inner.decode([int(i) for i in ids])
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "bpe", "inner": json.loads(self.inner.to_str())})
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    write_atomic(path, tokenizer.to_json())
+
+
+def load(path: Path) -> Tokenizer:
+    """Reads what `save` wrote. Raises BadInput for anything else."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        match document["kind"]:
+            case "byte":
+                return Bytes()
+            case "character":
+                return Characters(document["alphabet"])
+            case "bpe":
+                return BytePairs(_Tokenizer.from_str(json.dumps(document["inner"])))
+    except FileNotFoundError as error:
+        raise BadInput(str(path), "no such file", "a tokenizer") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(str(path), "content that is no tokenizer of etude", "a file that `tokenizers.save` wrote") from error
+    raise BadInput(str(path), f"kind '{document['kind']}'", "byte, character or bpe")
+
+
+def make(kind: str, text: str, vocab: int = 1024) -> Tokenizer:
+    """A tokenizer by kind: byte, character (those of `text`) or bpe (trained on `text`). Raises BadInput for another kind."""
+    if kind not in ("byte", "character", "bpe"):
+        raise one_of("tokenizer", kind, ("byte", "character", "bpe"))
+    if kind == "byte":
+        return Bytes()
+    return Characters(text) if kind == "character" else BytePairs.train(text, vocab)

@@ -1,0 +1,228 @@
+"""The roles that etude's parts play for each other.
+
+Whoever composes injects the implementation: nothing here imports a model, a data set or a method.
+Shapes: B samples in a micro-batch, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from etude.engine.trainer import Run
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A named part of a run (a task, an epoch, a phase). The stream names it; `index` counts from 0."""
+
+    name: str
+    index: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """One micro-batch.
+
+    data:      named tensors, first dimension B. Language data uses `tokens` [B, T + 1] int64 (inputs are `[:, :-1]`, targets
+               `[:, 1:]`), optionally `document_ids` [B, T + 1] and `loss_mask` [B, T]; supervised data uses `x` and `y`.
+    ids:       [B] int64, the samples' numbers in their source: logged, and given back to samplers with their losses.
+    objective: which of the trainer's objectives; `optimizer`: which of its optimizers. The empty string is the only or first one.
+    """
+
+    data: dict[str, Tensor]
+    ids: np.ndarray
+    objective: str = ""
+    optimizer: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Trained tokens: predicted positions for language data, samples otherwise."""
+        tokens = self.data.get("tokens")
+        return len(self) if tokens is None else tokens.shape[0] * (tokens.shape[1] - 1)
+
+    def to(self, device: torch.device) -> Batch:
+        return self if device.type == "cpu" else replace(self, data={k: v.to(device, non_blocking=True) for k, v in self.data.items()})
+
+
+@dataclass(slots=True)
+class Output:
+    """What an objective returns.
+
+    loss:       scalar with gradient; the mean over `weight` items, so that micro-batches accumulate exactly.
+    per_sample: [B] detached mean loss of each sample, or None where the objective has none.
+    weight:     how many items (tokens, samples) the mean is over.
+    signals:    named detached scalars for the log and for samplers.
+    carried:    state handed to the objective with the next batch (recurrent memory); None if there is none.
+    """
+
+    loss: Tensor
+    per_sample: Tensor | None
+    weight: float
+    signals: dict[str, Tensor] = field(default_factory=dict)
+    carried: Any = None
+
+
+class Objective(Protocol):
+    """A loss. It calls the model itself, so that logits are computed only where the loss looks."""
+
+    def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output: ...
+
+
+@dataclass(slots=True)
+class Feedback:
+    """What the trainer tells a sampler at fixed steps. step: updates done. ids, losses: [n] of the samples just trained on."""
+
+    step: int
+    ids: np.ndarray
+    losses: np.ndarray
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A sampler's request at a stage's boundary: the present model's per-sample loss on `ids` (None: on the whole source)."""
+
+    ids: np.ndarray | None = None
+    what: str = "loss"
+
+
+class Source(Protocol):
+    """Samples by number. Never holds a cursor. `get` takes [B] int64 and returns named tensors with first dimension B."""
+
+    def __len__(self) -> int: ...
+    def get(self, ids: np.ndarray) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A source that knows each sample's domain: `domains` [N] int64 indices into `domain_names`."""
+
+    domains: np.ndarray
+    domain_names: Sequence[str]
+
+
+class Sampler(Protocol):
+    """Decides which samples a stage shows, in which order. Owns the trainer's `sampler` slot.
+
+    plan(stage, source, rng) -> [n] int64 ids for stage number `stage` (n > 0); `rng` is derived by name, so that a plan
+    depends on (seed, stage) and on the state, not on what was drawn before.
+    """
+
+    def plan(self, stage: int, source: Source, rng: np.random.Generator) -> np.ndarray: ...
+    def observe(self, feedback: Feedback) -> None: ...
+    def wants(self, stage: int) -> Score | None: ...
+    def receive(self, score: Score, values: np.ndarray) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Stream(Protocol):
+    """Holds cursor and state of the data; the trainer alone draws from it.
+
+    stage(): the stage of the next batch, without drawing; None when the data has ended.
+    next():  the next micro-batch. Raises StopIteration when the data has ended.
+    """
+
+    def stage(self) -> Stage | None: ...
+    def next(self) -> Batch: ...
+    def set_sampler(self, sampler: Sampler) -> None: ...
+    def sampler_wants(self) -> Score | None: ...
+    def give_score(self, score: Score, values: np.ndarray) -> None: ...
+    def observe(self, feedback: Feedback) -> None: ...
+    def batches_of(self, ids: np.ndarray | None, batch_size: int) -> Any: ...  # iterator of Batch, for Score
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Evaluator(Protocol):
+    """Measures a model; called under `no_grad` with the model in evaluation mode. Returns named floats."""
+
+    def __call__(self, model: nn.Module) -> Metrics: ...
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """How one new tensor came about: `copy` of `source`, `interpolate`d or `learn`ed from several, `new`, or `drop`ped."""
+
+    how: str  # copy | interpolate | learn | new | drop
+    sources: tuple[str, ...] = ()
+
+
+Mapping_ = dict[str, Mapped]  # new parameter name -> origin (a dropped one under its old name)
+
+
+class Method:
+    """A training method: overrides any event and may change what passes. Only overridden hooks are called.
+
+    slots:   the exclusive slots it owns (see `SLOTS`); two owners of one are refused by name before anything runs.
+    phases:  event name -> phase; on one event, hooks run by phase and then by class name, never in list order.
+    sharded: whether it may run on a model whose parameters are sharded.
+    per_parameter_state: keeps something per parameter, and so must implement `replaced` to run beside a growing method.
+    variable_flops: its hooks do work that differs from step to step, so that every step is counted anew.
+    All state that outlives a step goes through `state_dict`: tensors, numbers, strings, lists and dicts of them.
+    """
+
+    slots: tuple[str, ...] = ()
+    phases: Mapping[str, int] = {}
+    sharded: bool = True
+    per_parameter_state: bool = False
+    variable_flops: bool = False
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    # per run
+    def start(self, run: Run) -> None: ...
+    def stop(self, run: Run) -> None: ...
+    # per stage
+    def stage_start(self, run: Run, stage: Stage) -> None: ...
+    def stage_end(self, run: Run, stage: Stage) -> None: ...
+    # per micro-batch; what is returned replaces what passed, None leaves it
+    def batch(self, run: Run, batch: Batch) -> Batch | None: ...
+    def forward(self, run: Run, model: nn.Module, batch: Batch) -> nn.Module | None: ...
+    def loss(self, run: Run, batch: Batch, output: Output) -> Output | None: ...
+    def backward(self, run: Run, batch: Batch, output: Output) -> None: ...
+    # per update
+    def gradients(self, run: Run) -> None: ...
+    def clipped(self, run: Run) -> None: ...
+    def update(self, run: Run, optimizer: torch.optim.Optimizer) -> bool | None: ...  # True: the step was taken here
+    def updated(self, run: Run) -> None: ...
+    # at intervals, under no_grad
+    def evaluate(self, run: Run, metrics: Metrics) -> Metrics | None: ...
+    # surgery
+    def replaced(self, run: Run, mapping: Mapping_) -> None: ...
+    def rebuild(self, run: Run, model: nn.Module, note: dict[str, Any]) -> nn.Module:
+        """On resume: the architecture that `run.replace(..., note=note)` had made of `model` (values are loaded afterwards)."""
+        raise NotImplementedError(f"{self.name} replaces the model and must implement rebuild")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+FIRST, CHANGE, NOISE, OBSERVE = 0, 10, 20, 30
+"""Phases of one event: prepare, change what passes, add noise to it, look at it. The default is CHANGE."""
+
+SLOTS: dict[str, str] = {
+    "sampler": "which samples, in which order",
+    "objective": "the loss",
+    "schedule": "the learning rate over the run",
+    "optimizer_step": "how the optimizer takes its step",
+    "surgery": "replacing the model during the run",
+    "model": "the architecture",
+}
+"""The exclusive slots: one owner each. Everything else composes."""

@@ -1,0 +1,314 @@
+"""`Run`: what one training run is at a moment, as its methods see it. And `Hooks`, which calls them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from etude.engine.flops import FlopCounter
+from etude.engine.ledger import Budget, Ledger
+from etude.engine.optim import OptimizerSpec
+from etude.engine.protocols import CHANGE, SLOTS, Batch, Mapping_, Method, Metrics, Objective, Output, Sampler, Stage, Stream
+from etude.engine.schedule import Schedule, to_state
+from etude.engine.streams import derive, generator, global_streams, numpy_rng
+from etude.errors import BadInput, one_of
+
+if TYPE_CHECKING:
+    from etude.engine.metrics import MetricsLog
+
+EVENTS = (
+    "start", "stop", "stage_start", "stage_end", "batch", "forward", "loss", "backward",
+    "gradients", "clipped", "update", "updated", "evaluate", "replaced",
+)  # fmt: skip
+
+
+class Hooks:
+    """The methods' overridden events, each list in declared phase order. Checks the exclusive slots when made."""
+
+    def __init__(self, methods: Sequence[Method]) -> None:
+        self.methods = list(methods)
+        names = [m.name for m in methods]
+        for name in names:
+            if names.count(name) > 1:
+                raise BadInput("methods", f"{name} twice", "each method once")
+        owner: dict[str, str] = {}
+        for method in methods:
+            for slot in method.slots:
+                if slot not in SLOTS:
+                    raise one_of(f"{method.name}.slots", slot, SLOTS)
+                if slot in owner:
+                    raise BadInput(
+                        "methods", f"{owner[slot]} and {method.name}, which both own '{slot}' ({SLOTS[slot]})", "one owner of a slot"
+                    )
+                owner[slot] = method.name
+        if "surgery" in owner:
+            for method in methods:
+                if method.per_parameter_state and type(method).replaced is Method.replaced:
+                    raise BadInput(
+                        "methods",
+                        f"{owner['surgery']}, which replaces the model, with {method.name}, whose state per parameter would be lost",
+                        "a method that implements `replaced`",
+                    )
+        self.lists: dict[str, list[Callable[..., Any]]] = {}
+        for event in EVENTS:
+            overriding = [m for m in methods if getattr(type(m), event) is not getattr(Method, event)]
+            overriding.sort(key=lambda m: (m.phases.get(event, CHANGE), m.name))
+            self.lists[event] = [getattr(m, event) for m in overriding]
+        for method in methods:
+            for event in method.phases:
+                if event not in EVENTS:
+                    raise one_of(f"{method.name}.phases", event, EVENTS)
+
+    def call(self, event: str, *arguments: Any) -> None:
+        for hook in self.lists[event]:
+            hook(*arguments)
+
+    def change(self, event: str, run: Run, value: Any, *before: Any) -> Any:
+        """Passes `value` through every hook; what one returns replaces it."""
+        for hook in self.lists[event]:
+            result = hook(run, *before, value)
+            if result is not None:
+                value = result
+        return value
+
+
+class Run:
+    """The state of one run. Hooks read and change it; see `Trainer` for what each field means."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        stream: Stream,
+        objectives: Mapping[str, Objective],
+        optimizer: OptimizerSpec,
+        schedule: Schedule,
+        hooks: Hooks,
+        budget: Budget,
+        seed: int,
+        device: torch.device,
+        log: MetricsLog,
+        count_flops: bool,
+        autocast: bool,
+    ) -> None:
+        self.model, self.stream, self.objectives = model, stream, dict(objectives)
+        self.optimizer_spec, self.schedule, self.schedule_start = optimizer, schedule, 0.0
+        self.hooks, self.budget, self.seed, self.device = hooks, budget, seed, device
+        self.ledger = Ledger()
+        self.metrics_log = log
+        self.count_flops, self.autocast = count_flops, autocast
+        self.step = 0
+        self.stage: Stage | None = None
+        self.carried: dict[str, Any] = {}
+        self.replacements: list[dict[str, Any]] = []
+        self.history: list[dict[str, float]] = []
+        self.gradient_norm = float("nan")
+        self.learning_rate = float("nan")
+        self.stop_requested = False
+        self._extra = 0  # extra gradients taken in this update, so that each has its own random stream
+        self._nested_flops = 0
+        self._flops: dict[Any, int] = {}
+        self._variable: set[Any] = set()
+        self._refresh()
+
+    # --- what hooks use -------------------------------------------------------------------------------------------
+    @property
+    def share(self) -> float:
+        """Of the budget, 0 to 1 (a little over at the very end)."""
+        return self.budget.share(self.ledger)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by name, tied ones once."""
+        return self._named
+
+    def rng(self, *names: str | int) -> torch.Generator:
+        """A fresh CPU generator for the stream of these names under the run's seed."""
+        return generator(self.seed, *names)
+
+    def numpy_rng(self, *names: str | int) -> np.random.Generator:
+        return numpy_rng(self.seed, *names)
+
+    def log(self, name: str, value: float) -> None:
+        """Adds a number to this step's line of `metrics.jsonl`."""
+        self.metrics_log.add(name, value)
+
+    def set_sampler(self, sampler: Sampler) -> None:
+        """Gives the stream its sampler; only the owner of the slot `sampler` does this, at `start`."""
+        self.stream.set_sampler(sampler)
+
+    def gradient(self, batch: Batch, objective: str = "") -> dict[str, Tensor]:
+        """The gradient of one more batch at the present weights, by parameter name; charged; `.grad` is left alone.
+
+        A parameter that the loss does not reach has zeros.
+        """
+        self._extra += 1
+        batch = batch.to(self.device)
+        parameters = list(self._named.values())
+        with self.counted(("gradient", *_shapes(batch), objective), "train"):
+            with global_streams(derive(self.seed, "extra", self.step, self._extra)), self.precision():
+                output = self.objectives[objective](self.model, batch, None)
+            grads = torch.autograd.grad(output.loss, parameters, allow_unused=True)
+        self.ledger.charge("train", tokens=batch.num_tokens, samples=len(batch))
+        return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(self._named.items(), grads, strict=True)}
+
+    def replace(
+        self,
+        model: nn.Module,
+        mapping: Mapping_,
+        *,
+        method: Method,
+        moments: str = "reset",
+        schedule: Schedule | None = None,
+        note: dict[str, Any] | None = None,
+    ) -> None:
+        """Replaces the model in mid-run: the only way it may change.
+
+        mapping:  says for every parameter of the new model where it comes from, and names each old one that is dropped.
+        moments:  "reset" builds fresh optimizer state; "carry" keeps that of parameters copied from one of equal shape.
+        schedule: a new one, which runs over what is left of the budget; None keeps the present one.
+        note:     what `method.rebuild` needs on resume to make the same architecture; goes into the checkpoint.
+        """
+        old = self._named
+        new = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        missing = [n for n in new if n not in mapping or mapping[n].how == "drop"]
+        unnamed = [n for n in old if not any(n in m.sources for m in mapping.values()) and n not in mapping]
+        if missing or unnamed:
+            raise BadInput(f"{method.name}: mapping", f"nothing said of {(missing or unnamed)[0]}", "every new and every dropped parameter")
+        if moments not in ("reset", "carry"):
+            raise BadInput(f"{method.name}: moments", f"'{moments}'", "'reset' or 'carry'")
+        states = {n: o.state[p] for o in self.optimizers.values() for n, p in old.items() if p in o.state} if moments == "carry" else {}
+        self.model = model.to(self.device).train()
+        self._refresh()
+        for optimizer in self.optimizers.values():
+            for name, parameter in self._named.items():
+                origin = mapping[name]
+                owned = any(parameter is p for g in optimizer.param_groups for p in g["params"])
+                source = origin.sources[0] if owned and origin.how == "copy" else ""
+                if source in states and old[source].shape == parameter.shape:
+                    optimizer.state[parameter] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in states[source].items()}
+        if schedule is not None:
+            self.schedule, self.schedule_start = schedule, min(self.share, 1.0)
+        restart = None if schedule is None else {"schedule": to_state(schedule), "start": self.schedule_start}
+        self.replacements.append({"method": method.name, "note": note or {}, "restart": restart})
+        self.hooks.call("replaced", self, mapping)
+
+    def request_stop(self) -> None:
+        """Ends the run after this update, with a checkpoint; `Trainer.run` then raises `Interrupted`."""
+        self.stop_requested = True
+
+    # --- what the trainer uses ------------------------------------------------------------------------------------
+    def precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+    def _refresh(self) -> None:
+        """Everything that is derived from the model's parameters."""
+        self._named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if not self._named:
+            raise BadInput("model", "no trainable parameter", "at least one")
+        self.optimizers: dict[str, Optimizer] = self.optimizer_spec.build(self._named)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["base_lr"] = group["lr"]
+        self._flops.clear()
+        self._variable.clear()
+        self._always = getattr(self.model, "data_dependent_flops", False) or any(m.variable_flops for m in self.hooks.methods)
+
+    def set_learning_rate(self, share: float) -> None:
+        left = 1 - self.schedule_start
+        factor = self.schedule(min(1.0, (share - self.schedule_start) / left) if left > 0 else 1.0)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+        self.learning_rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+
+    @contextmanager
+    def counted(self, key: Any, category: str) -> Iterator[None]:
+        """Charges the block's FLOPs: counted on the first time of each key and, to catch data-dependent work, again at
+        steps 1, 8, 64, 512, ...; a key whose count has moved is counted each time from then on."""
+        if not self.count_flops:
+            yield
+            return
+        known = self._flops.get(key)
+        step = self.step + 1
+        audited = step & (step - 1) == 0 and step.bit_length() % 3 == 1
+        if known is not None and not self._always and key not in self._variable and not audited:
+            yield
+            self.ledger.charge(category, flops=known)
+            self._nested_flops += known
+            return
+        before, self._nested_flops = self._nested_flops, 0
+        with FlopCounter() as counter:
+            yield
+        # What a block inside this one has charged already is not charged twice.
+        own = counter.total - self._nested_flops
+        self._nested_flops = before + counter.total
+        if known is not None and known != own:
+            self._variable.add(key)
+        self._flops[key] = own
+        self.ledger.charge(category, flops=own)
+
+    def train_on(self, batch: Batch, micro_batch: int, scale_by_weight: bool) -> tuple[Batch, Output]:
+        """Forward and backward of one micro-batch, with its events. Gradients add up in `.grad`."""
+        hooks = self.hooks
+        with self.counted((*_shapes(batch), batch.objective), "train"):
+            batch = hooks.change("batch", self, batch)
+            model: nn.Module = self.model
+            if hooks.lists["forward"]:
+                for hook in hooks.lists["forward"]:
+                    model = hook(self, model, batch) or model
+            objective = self.objectives.get(batch.objective)
+            if objective is None:
+                raise one_of("batch.objective", batch.objective, self.objectives)
+            with global_streams(derive(self.seed, "forward", self.step, micro_batch, 0)), self.precision():
+                output = objective(model, batch, self.carried.get(batch.objective))
+            if output.carried is not None:
+                self.carried[batch.objective] = output.carried
+            output = hooks.change("loss", self, output, batch)
+            (output.loss * output.weight if scale_by_weight else output.loss).backward()
+            hooks.call("backward", self, batch, output)
+        self.ledger.charge("train", tokens=batch.num_tokens, samples=len(batch))
+        return batch, output
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, random streams of its own; everything as before afterwards."""
+        modes = {m: m.training for m in self.model.modules()}
+        self.model.eval()
+        try:
+            with torch.no_grad(), global_streams(derive(self.seed, "evaluate", self.step)), self.precision():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def score(self, ids: np.ndarray | None, batch_size: int) -> np.ndarray:
+        """The present model's per-sample loss on `ids` of the stream's source; charged as "prepare"."""
+        losses: list[np.ndarray] = []
+        with self.measuring():
+            for batch in self.stream.batches_of(ids, batch_size):
+                batch = batch.to(self.device)
+                with self.counted(("score", *_shapes(batch)), "prepare"):
+                    output = self.objectives[batch.objective](self.model, batch, None)
+                if output.per_sample is None:
+                    raise BadInput("objective", "no loss per sample", "an objective with `per_sample`, which the sampler asks for")
+                losses.append(output.per_sample.float().cpu().numpy())
+                self.ledger.charge("prepare", tokens=batch.num_tokens, samples=len(batch))
+        return np.concatenate(losses)
+
+    def evaluate(self, evaluators: Mapping[str, Callable[[nn.Module], Metrics]]) -> Metrics:
+        metrics: Metrics = {}
+        with self.measuring():
+            for name, evaluator in evaluators.items():
+                for key, value in evaluator(self.model).items():
+                    metrics[f"{name}/{key}"] = float(value)
+            return self.hooks.change("evaluate", self, metrics)
+
+
+def _shapes(batch: Batch) -> tuple[Any, ...]:
+    return tuple((name, *tensor.shape) for name, tensor in batch.data.items())

@@ -1,0 +1,417 @@
+"""The trainer: one loop for any `nn.Module`, any stream, any objective, any set of methods that compose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from etude.engine import checkpoint
+from etude.engine.ledger import Budget, Ledger
+from etude.engine.metrics import MetricsLog
+from etude.engine.optim import AdamW, OptimizerSpec, selected
+from etude.engine.protocols import Batch, Evaluator, Feedback, Method, Metrics, Objective, Output, Stage, Stream
+from etude.engine.run import Hooks, Run
+from etude.engine.schedule import Cosine, Schedule, from_state
+from etude.errors import BadInput
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class NonFinite(ArithmeticError):
+    """NaN or Inf stopped the run before the weights were touched. `step`: updates done; `tensor`: the first bad one."""
+
+    def __init__(self, step: int, tensor: str) -> None:
+        self.step, self.tensor = step, tensor
+        super().__init__(f"step {step + 1}: {tensor} is not finite; weights are as after step {step}")
+
+
+class DataEnded(RuntimeError):
+    """The stream ended before the budget was spent."""
+
+
+class Interrupted(RuntimeError):
+    """The run stopped on request, with a checkpoint; resume to go on."""
+
+
+@dataclass
+class RunResult(Generic[M]):
+    """What a run came to.
+
+    metrics: of the last evaluation, "evaluator/name" -> value. history: one dict an evaluation, with step, share, tokens,
+    flops, seconds and the metrics. ledger: what it cost. parameters: of the final model.
+    """
+
+    model: M
+    metrics: Metrics
+    history: list[dict[str, float]]
+    ledger: Ledger
+    steps: int
+    parameters: int
+    resumed_from: str = ""
+    passed_over: list[str] = field(default_factory=list)
+
+    def curve(self, metric: str, x: str = "flops") -> tuple[list[float], list[float]]:
+        """(x, y) lists of a metric over "flops", "tokens", "step", "seconds" or "share"."""
+        rows = [row for row in self.history if metric in row]
+        return [row[x] for row in rows], [row[metric] for row in rows]
+
+
+class Trainer(Generic[M]):
+    """Runs one recipe once.
+
+    model:          any module; etude does not re-initialise it (see `streams.initialise`).
+    objective:      one, or named ones that batches choose from ("" is the default).
+    schedule:       factor on the learning rate over the consumed share of the budget.
+    methods:        what is being tried; list order does not matter.
+    budget:         when the run ends. The last update is the one after which less than half an update's worth is left.
+    clip:           global gradient norm, or None.
+    accumulate:     micro-batches an update; an update never spans two stages.
+    evaluators:     name -> evaluator, run each `evaluate_every` share of the budget, at the start and at the end.
+    folder:         for metrics, order and checkpoints; None writes nothing.
+    checkpoint_every: share of the budget between checkpoints (a last one is always written where there is a folder).
+    device:         "auto" takes cuda, then mps, then cpu. precision "auto": bfloat16 autocast on cuda, float32 elsewhere.
+    progress:       called with (share, loss) after each update.
+
+    Raises BadInput before anything runs where parts do not fit, NonFinite, DataEnded or Interrupted during the run.
+    """
+
+    def __init__(
+        self,
+        model: M,
+        stream: Stream,
+        objective: Objective | Mapping[str, Objective],
+        *,
+        optimizer: OptimizerSpec | None = None,
+        schedule: Schedule | None = None,
+        methods: Sequence[Method] = (),
+        budget: Budget,
+        seed: int = 0,
+        clip: float | None = 1.0,
+        accumulate: int = 1,
+        evaluators: Mapping[str, Evaluator] | None = None,
+        evaluate_every: float = 0.05,
+        folder: Path | str | None = None,
+        checkpoint_every: float = 0.1,
+        keep_checkpoints: int = 2,
+        log_every: int = 1,
+        device: str = "cpu",
+        precision: str = "auto",
+        progress: Callable[[float, float], None] | None = None,
+        count_flops: bool = True,
+        feedback_every: int = 1,
+    ) -> None:
+        if accumulate < 1:
+            raise BadInput("accumulate", repr(accumulate), "a whole number >= 1")
+        if clip is not None and not clip > 0:
+            raise BadInput("clip", repr(clip), "a number > 0, or none")
+        for name, value in (("evaluate_every", evaluate_every), ("checkpoint_every", checkpoint_every)):
+            if not 0 < value <= 1:
+                raise BadInput(name, repr(value), "a share of the budget between 0 and 1")
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise BadInput("precision", f"'{precision}'", "auto, float32 or bfloat16")
+        self.device = pick_device(device)
+        self.clip, self.accumulate, self.progress = clip, accumulate, progress
+        self.evaluators, self.evaluate_every = dict(evaluators or {}), evaluate_every
+        self.folder = None if folder is None else Path(folder)
+        self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
+        self.log_every, self.feedback_every = log_every, feedback_every
+        self.hooks = Hooks(methods)
+        self.autocast = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
+        self.model, self.stream = model.to(self.device), stream
+        self.objectives = dict(objective) if isinstance(objective, Mapping) else {"": objective}
+        self.optimizer, self.schedule = optimizer or AdamW(), schedule or Cosine(warmup=0.02)
+        self.budget, self.seed, self.count_flops = budget, seed, count_flops or any(q.endswith("flops") for q in budget.weights)
+        self.identity = self._identity()
+
+    # --- one run --------------------------------------------------------------------------------------------------
+    def run(self, resume: bool = False) -> RunResult[M]:
+        """Trains until the budget is spent. With `resume`, goes on from the newest good checkpoint of `folder`."""
+        self._claim_folder(resume)
+        log = MetricsLog(self.folder)
+        run = Run(
+            model=self.model, stream=self.stream, objectives=self.objectives, optimizer=self.optimizer, schedule=self.schedule,
+            hooks=self.hooks, budget=self.budget, seed=self.seed, device=self.device, log=log, count_flops=self.count_flops,
+            autocast=self.autocast,
+        )  # fmt: skip
+        result = RunResult(model=self.model, metrics={}, history=run.history, ledger=run.ledger, steps=0, parameters=0)
+        started, before = time.perf_counter(), 0.0
+        try:
+            self.hooks.call("start", run)
+            if resume and not any(self._checkpoints().glob("step-*")):
+                resume = False  # killed before its first checkpoint: the beginning is where to go on from
+                log.cut({})
+            if resume:
+                path, result.passed_over = checkpoint.latest(self._checkpoints())
+                self._restore(run, checkpoint.load(path), log)
+                result.resumed_from, before = path.name, run.ledger.total("seconds")
+            elif self.evaluators:
+                self._evaluate(run, 0.0)
+            cost = 0.0  # of the last update, in the budget's units
+            run.model.train()
+            while self.budget.limit - self.budget.spent(run.ledger) > 0.5 * cost:
+                spent = self.budget.spent(run.ledger)
+                self._update(run)
+                self._clock(run, before + time.perf_counter() - started)
+                cost = self.budget.spent(run.ledger) - spent
+                share, previous = run.share, spent / self.budget.limit
+                done = self.budget.limit - self.budget.spent(run.ledger) <= 0.5 * cost
+                if self.progress is not None:
+                    self.progress(min(share, 1.0), self._loss)
+                if self.evaluators and (done or _crossed(previous, share, self.evaluate_every)):
+                    self._evaluate(run, run.ledger.total("seconds"))
+                if self.folder is not None and (done or run.stop_requested or _crossed(previous, share, self.checkpoint_every)):
+                    self._save(run)
+                if run.stop_requested and not done:
+                    raise Interrupted(f"stopped after step {run.step} at {share:.0%} of the budget")
+            if run.stage is not None:
+                self.hooks.call("stage_end", run, run.stage)
+            self.hooks.call("stop", run)
+        finally:
+            log.close()
+        result.model, result.steps, result.ledger = run.model, run.step, run.ledger  # type: ignore[assignment]
+        result.history = run.history
+        result.metrics = {k: v for k, v in run.history[-1].items() if "/" in k} if run.history else {}
+        result.parameters = sum(p.numel() for p in run.model.parameters())
+        return result
+
+    def _update(self, run: Run) -> None:
+        """One update: `accumulate` micro-batches of one stage, then the optimizer's step."""
+        share_before = run.share
+        run._extra = 0
+        for parameter in run.named_parameters().values():
+            parameter.grad = None
+        taken: list[tuple[Batch, Output]] = []
+        for micro_batch in range(self.accumulate):
+            if micro_batch and run.stream.stage() != run.stage:
+                break
+            if not micro_batch:
+                self._enter_stage(run)
+            try:
+                batch = run.stream.next().to(self.device)
+            except StopIteration:
+                raise self._ended(run) from None
+            run.metrics_log.order(batch.ids)
+            taken.append(run.train_on(batch, micro_batch, self.accumulate > 1))
+        names = {batch.optimizer for batch, _ in taken}
+        if len(names) > 1:
+            raise BadInput("batch.optimizer", " and ".join(sorted(names)), "one optimizer for all micro-batches of an update")
+        parameters = run.named_parameters()
+        with run.counted(("update", *names), "train"):
+            grads = [p.grad for p in parameters.values() if p.grad is not None]
+            if self.accumulate > 1 and grads:
+                torch._foreach_mul_(grads, 1.0 / sum(output.weight for _, output in taken))
+            self.hooks.call("gradients", run)
+            self._check_and_clip(run, taken)
+            if self.hooks.lists["clipped"]:
+                self.hooks.call("clipped", run)
+                # Noise or scaling after the clip may overflow too; what would be stepped is what must be finite.
+                self._finite(run, taken)
+            run.ledger.charge("train", steps=1)
+            run.set_learning_rate((share_before + run.share) / 2)
+            for name in selected(names.pop(), run.optimizers):
+                optimizer = run.optimizers[name]
+                if not any(hook(run, optimizer) for hook in self.hooks.lists["update"]):
+                    optimizer.step()
+            run.step += 1
+            self.hooks.call("updated", run)
+        weight = sum(output.weight for _, output in taken)
+        self._loss = sum(float(output.loss.detach()) * output.weight for _, output in taken) / weight
+        if run.step % self.feedback_every == 0:
+            for batch, output in taken:
+                if output.per_sample is not None:
+                    signals = {k: float(v) for k, v in output.signals.items()}
+                    run.stream.observe(Feedback(run.step, batch.ids, output.per_sample.float().cpu().numpy(), signals))
+        if run.step % self.log_every == 0:
+            for key, value in taken[-1][1].signals.items():
+                run.log(key, float(value))
+            run.metrics_log.write(
+                {"step": run.step, "loss": self._loss, "lr": run.learning_rate, "gradient_norm": run.gradient_norm}
+                | ({"tokens": run.ledger.total("tokens")} if "tokens" in self.budget.weights else {"share": run.share})
+                | {"stage": run.stage.name if run.stage else ""}
+            )
+
+    def _check_and_clip(self, run: Run, taken: list[tuple[Batch, Output]]) -> None:
+        grads = [p.grad for p in run.named_parameters().values() if p.grad is not None]
+        if not grads:
+            raise BadInput("objective", "a loss that reaches no parameter", "at least one gradient")
+        norm = self._finite(run, taken)
+        run.gradient_norm = norm
+        if self.clip is not None and norm > self.clip:
+            torch._foreach_mul_(grads, self.clip / (norm + 1e-6))
+
+    def _finite(self, run: Run, taken: list[tuple[Batch, Output]]) -> float:
+        """The gradients' global norm; raises NonFinite naming the loss or the first bad gradient."""
+        grads = [p.grad for p in run.named_parameters().values() if p.grad is not None]
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+        if math.isfinite(norm):
+            return norm
+        for _, output in taken:
+            if not bool(torch.isfinite(output.loss)):
+                raise NonFinite(run.step, "the loss")
+        for name, parameter in run.named_parameters().items():
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                raise NonFinite(run.step, f"the gradient of {name}")
+        raise NonFinite(run.step, "the gradients' norm")
+
+    def _enter_stage(self, run: Run) -> None:
+        stage = run.stream.stage()
+        if stage is None:
+            raise self._ended(run)
+        if stage == run.stage:
+            return
+        if run.stage is not None:
+            self.hooks.call("stage_end", run, run.stage)
+        wanted = run.stream.sampler_wants()
+        if wanted is not None:
+            run.stream.give_score(wanted, run.score(wanted.ids, batch_size=256))
+        run.stage = stage
+        self.hooks.call("stage_start", run, stage)
+
+    def _ended(self, run: Run) -> DataEnded:
+        return DataEnded(f"the data ended at step {run.step} with {run.share:.1%} of the budget spent; repeat it or ask for less")
+
+    def _evaluate(self, run: Run, seconds: float) -> None:
+        metrics = run.evaluate(self.evaluators)
+        tokens, flops = run.ledger.total("tokens"), run.ledger.total("flops")
+        place = {"step": run.step, "share": run.share, "tokens": tokens, "flops": flops}
+        run.history.append(place | {"seconds": seconds} | metrics)
+        run.metrics_log.write({"event": "evaluate"} | place | metrics)
+
+    def _clock(self, run: Run, seconds: float) -> None:
+        """Wall time in the ledger; measuring with evaluators is part of it, as a user would feel it."""
+        run.ledger.charge("train", seconds=max(0.0, seconds - run.ledger.total("seconds")))
+
+    # --- on disk --------------------------------------------------------------------------------------------------
+    def _identity(self) -> str:
+        """What must be equal for a checkpoint to belong to this run."""
+        shapes = {n: list(p.shape) for n, p in self.model.named_parameters()}
+        parts = {
+            "model": shapes,
+            "set of methods": sorted([m.name, _settings_of(m)] for m in self.hooks.methods),
+            "optimizer": repr(self.optimizer),
+            "schedule": repr(self.schedule),
+            "budget": [self.budget.quantity, self.budget.limit],
+            "seed": self.seed,
+            "clip": self.clip,
+            "accumulate": self.accumulate,
+        }
+        self._parts = {k: hashlib.sha256(json.dumps(v, sort_keys=True).encode()).hexdigest()[:16] for k, v in parts.items()}
+        return json.dumps(self._parts)
+
+    def _checkpoints(self) -> Path:
+        if self.folder is None:
+            raise BadInput("folder", "none", "the folder of the run to resume")
+        return self.folder / "checkpoints"
+
+    def _claim_folder(self, resume: bool) -> None:
+        """Makes the folder; refuses one that holds another run, or an unfinished one that is not being resumed."""
+        if self.folder is None:
+            if resume:
+                self._checkpoints()
+            return
+        mark = self.folder / "run.json"
+        if mark.exists():
+            try:
+                parts = json.loads(mark.read_text())["identity"]
+                differing = [k for k in self._parts if parts.get(k) != self._parts[k]]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise BadInput(str(mark), "unreadable content", "the mark of a run, or an empty folder") from error
+            if not resume:
+                raise BadInput(str(self.folder), "a run already", "an empty folder, or resume")
+            if differing:
+                raise BadInput(str(self.folder), f"a run of another {' and '.join(differing)}", "the run being resumed")
+            return
+        if resume:
+            raise BadInput(str(self.folder), "no run", "a run to resume")
+        try:
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise BadInput(str(self.folder), "files that no run of etude wrote", "an empty or new folder")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_atomic(mark, json.dumps({"identity": self._parts}))
+        except OSError as error:
+            raise BadInput(str(self.folder), error.strerror or str(error), "a folder that can be written") from error
+
+    def _save(self, run: Run) -> None:
+        state = {
+            "identity": self._parts,
+            "step": run.step,
+            "stage": None if run.stage is None else [run.stage.name, run.stage.index],
+            "model": run.model.state_dict(),
+            "optimizers": {name: self._optimizer_state(run, o) for name, o in run.optimizers.items()},
+            "stream": run.stream.state_dict(),
+            "methods": {m.name: m.state_dict() for m in self.hooks.methods},
+            "carried": run.carried,
+            "replacements": run.replacements,
+            "history": run.history,
+            "ledger": run.ledger.as_dict(),
+            "flops": [list(run._flops.items()), list(run._variable)],
+            "files": run.metrics_log.lengths(),
+        }
+        checkpoint.save(self._checkpoints(), run.step, state, keep=self.keep_checkpoints)
+
+    @staticmethod
+    def _optimizer_state(run: Run, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+        names = {id(p): n for n, p in run.named_parameters().items()}
+        return {names[id(p)]: dict(state) for p, state in optimizer.state.items()}
+
+    def _restore(self, run: Run, state: dict[str, Any], log: MetricsLog) -> None:
+        differing = [k for k in self._parts if state["identity"].get(k) != self._parts[k]]
+        if differing:
+            raise BadInput(str(self.folder), f"a checkpoint of another {' and '.join(differing)}", "one of the run being resumed")
+        by_name = {m.name: m for m in self.hooks.methods}
+        run.ledger = Ledger.from_dict(state["ledger"])
+        run.step = state["step"]
+        for entry in state["replacements"]:
+            # Values come from the checkpoint below; only the shape of things is rebuilt here.
+            run.model = by_name[entry["method"]].rebuild(run, run.model, entry["note"]).to(self.device)
+            if entry["restart"]:
+                run.schedule, run.schedule_start = from_state(entry["restart"]["schedule"]), entry["restart"]["start"]
+            run.replacements.append(entry)
+            run._refresh()
+        try:
+            run.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise BadInput(str(self.folder), str(error).replace("\n", " "), "a checkpoint of this model") from error
+        for name, optimizer in run.optimizers.items():
+            for key, values in state["optimizers"][name].items():
+                optimizer.state[run.named_parameters()[key]] = values
+        run.stage = None if state["stage"] is None else Stage(*state["stage"])
+        run.stream.load_state_dict(state["stream"])
+        for name, method in by_name.items():
+            method.load_state_dict(state["methods"][name])
+        run.carried, run.history = state["carried"], state["history"]
+        run._flops = dict(state["flops"][0])
+        run._variable = set(state["flops"][1])
+        log.cut(state["files"])
+
+
+def _settings_of(method: Method) -> dict[str, Any]:
+    """A method's plain attributes as it was made: resuming with another setting is another run."""
+    plain = (bool, int, float, str, type(None))
+    return {k: v for k, v in sorted(vars(method).items()) if isinstance(v, plain)}
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto" is cuda, then mps, then cpu. Raises BadInput for a device that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput("device", f"'{device}'", "a device that this machine has (auto, cpu, cuda, mps)") from error
+    return found
+
+
+def _crossed(before: float, after: float, every: float) -> bool:
+    """Whether a multiple of `every` lies in (before, after]; the tiny slack absorbs rounding of shares such as 0.3."""
+    return math.floor(after / every + 1e-9) > math.floor(before / every + 1e-9)

@@ -1,0 +1,174 @@
+"""One run: an arm of a study at one seed, executed on one thread and kept as a file once it is finished.
+
+A finished run is a JSON file whose name holds the hash of all that the run depends on, written whole or not at all; a
+later call with the same hash reuses it. Numbers are written so that reading gives the same bits; NaN and Inf as text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etude.engine.checkpoint import write_atomic
+from etude.engine.streams import derive, global_streams
+from etude.engine.trainer import NonFinite
+from etude.errors import BadInput
+from etude.evidence.dates import now
+from etude.evidence.fingerprint import plain
+from etude.evidence.study import Job, Outcome, Study
+
+SCHEMA = 1
+Progress = Callable[[float, float | None], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """arm, scale, seed: which run. config: the hash of what it depends on. file: where it is kept; folder: its own folder."""
+
+    arm: str
+    scale: str
+    seed: int
+    config: str
+    file: Path
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+
+def job_seed(seed: int, scale: str) -> int:
+    """The plain number at cpu and paper scale; elsewhere one hashed with the scale, so that nothing there shows cpu data."""
+    return seed if scale in ("cpu", "paper") else derive(seed, scale) % 2**31
+
+
+def execute(study: Study, task: Task, progress: Progress) -> dict[str, Any]:
+    """Runs the task on this thread, keeps the finished run at `task.file` and returns it.
+
+    An arm stopped by `NonFinite` counts as diverged, with no metrics. Raises BadInput for an outcome that cannot be
+    recorded, and whatever else the arm raises.
+    """
+    shutil.rmtree(task.folder, ignore_errors=True)  # of an earlier, unfinished run of this very hash
+    seed = job_seed(task.seed, task.scale)
+    job = Job(
+        study=study.slug, arm=task.arm, scale=task.scale, seed=seed, settings=study.scales[task.scale].settings,
+        folder=task.folder, progress=progress,
+    )  # fmt: skip
+    started = time.perf_counter()
+    with global_streams(derive(seed, "job")):  # an arm that forgets to seed something is repeatable all the same
+        try:
+            outcome = study.arms[task.arm].run(job)
+        except NonFinite:
+            outcome = Outcome(metrics={}, ledger={}, diverged=True)
+    seconds = time.perf_counter() - started
+    run = {
+        "schema": SCHEMA, "study": study.slug, "arm": task.arm, "scale": task.scale, "seed": task.seed, "config": task.config,
+        **_checked(study, task, outcome), "seconds": seconds, "peak_bytes": peak_bytes(), "date": now(),
+    }  # fmt: skip
+    write_atomic(task.file, dumps(run))
+    return run
+
+
+def load(task: Task) -> dict[str, Any] | None:
+    """The finished run of exactly this task, or None where there is none that can be read."""
+    try:
+        run = loads(task.file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = isinstance(run, dict) and run.get("schema") == SCHEMA and run.get("config") == task.config
+    return run if same else None
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch and, where threadpoolctl is installed, numpy's libraries on one thread inside. Prints go to stderr."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack:
+        if can_pin():
+            from threadpoolctl import threadpool_limits
+
+            stack.enter_context(threadpool_limits(1))
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def can_pin() -> bool:
+    """Whether this process can put numpy's libraries on one thread after they were loaded."""
+    return find_spec("threadpoolctl") is not None
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def dumps(value: Any, **options: Any) -> str:
+    """Strict JSON: what is not finite becomes "NaN", "Infinity" or "-Infinity"."""
+    return json.dumps(_texts(value), allow_nan=False, **options)
+
+
+def loads(text: str) -> Any:
+    """The inverse of `dumps`."""
+    return _numbers(json.loads(text))
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {k: _texts(v) for k, v in value.items()}
+    return [_texts(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, str):
+        return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    return [_numbers(v) for v in value] if isinstance(value, list) else value
+
+
+def _checked(study: Study, task: Task, outcome: Any) -> dict[str, Any]:
+    where = f"{study.slug}, {task.name}"
+    if not isinstance(outcome, Outcome):
+        raise BadInput(where, type(outcome).__name__, "an Outcome")
+    if "ledger" in outcome.metrics:
+        raise BadInput(where, "a metric named 'ledger'", "another name; that one is taken in the JSON output")
+    if not outcome.diverged and study.headline not in outcome.metrics:
+        raise BadInput(where, f"metrics {', '.join(outcome.metrics) or '(none)'}", f"the headline metric '{study.headline}' among them")
+    for name, (x, y) in outcome.curves.items():
+        if len(x) != len(y) or " / " not in name:
+            raise BadInput(f"{where}, curve '{name}'", f"{len(x)} x and {len(y)} y", "equal lengths, and a name such as 'loss / flops'")
+    for name, (successes, trials) in outcome.counts.items():
+        if not 0 <= successes <= trials:
+            raise BadInput(f"{where}, count '{name}'", f"{successes} of {trials}", "0 <= successes <= trials")
+    return {
+        "metrics": {k: float(v) for k, v in outcome.metrics.items()},
+        "ledger": plain(outcome.ledger),
+        "curves": {k: [_floats(x), _floats(y)] for k, (x, y) in outcome.curves.items()},
+        "counts": {k: [int(a), int(b)] for k, (a, b) in outcome.counts.items()},
+        "arrays": plain(outcome.arrays),
+        "diverged": bool(outcome.diverged),
+        "parameters": int(outcome.parameters),
+    }
+
+
+def _floats(values: Any) -> list[float]:
+    return [float(v) for v in values]

@@ -1,0 +1,168 @@
+"""The live view on stderr: each run with its state, progress, time left and current metric; plain lines where it is no terminal."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from etude.evidence.jobs import Task
+
+STYLES = {"waiting": "dim", "running": "bold cyan", "done": "green", "kept": "green dim", "diverged": "yellow"}
+
+
+@dataclass
+class Row:
+    """What is known of one run. started: monotonic seconds; seconds: what it took, or had taken when it was kept."""
+
+    task: Task
+    state: str = "waiting"
+    fraction: float = 0.0
+    metric: float | None = None
+    started: float = 0.0
+    seconds: float = 0.0
+
+    def left(self, typical: float | None) -> float | None:
+        """Seconds it still needs, as far as one can tell; `typical`: what a whole run of this arm takes."""
+        if self.state not in ("waiting", "running"):
+            return 0.0
+        if self.state == "waiting":
+            return typical
+        spent = time.monotonic() - self.started
+        if self.fraction > 0.02:
+            return spent * (1 - self.fraction) / self.fraction
+        return None if typical is None else max(typical - spent, 0.0)
+
+
+class View(Protocol):
+    """Told of each change; `rows` are in the order of the tasks."""
+
+    rows: Sequence[Row]
+
+    def __enter__(self) -> View: ...
+    def __exit__(self, *error: object) -> None: ...
+    def changed(self, row: Row) -> None: ...
+    def tick(self) -> None: ...
+
+
+def view(tasks: Sequence[Task], title: str, metric: str, workers: int, quiet: bool = False) -> View:
+    """The live table on a terminal, plain lines elsewhere, nothing where quiet."""
+    rows = [Row(task) for task in tasks]
+    console = Console(stderr=True)
+    if quiet:
+        return Quiet(rows)
+    return LiveTable(rows, title, metric, workers, console) if console.is_terminal else Lines(rows, title, metric, workers, console)
+
+
+def time_left(rows: Sequence[Row], workers: int) -> float | None:
+    """Seconds until all rows are done, None while nothing is known. Runs are taken to share the workers evenly."""
+    known: dict[str, list[float]] = {}
+    for row in rows:
+        if row.seconds > 0:
+            known.setdefault(row.task.arm, []).append(row.seconds)
+        elif row.state == "running" and row.fraction > 0.02:
+            known.setdefault(row.task.arm, []).append((time.monotonic() - row.started) / row.fraction)
+    if not known:
+        return None
+    overall = statistics.fmean(statistics.fmean(v) for v in known.values())
+    each = [row.left(statistics.fmean(known.get(row.task.arm, [overall]))) or 0.0 for row in rows]
+    return max(sum(each) / workers, max(each, default=0.0))
+
+
+def clock(seconds: float | None) -> str:
+    """"4.2 s", "1:05", "2:03:09", or a dash where unknown."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+class Quiet:
+    """Keeps the rows and shows nothing."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+    def changed(self, row: Row) -> None: ...
+    def tick(self) -> None: ...
+
+
+class Lines(Quiet):
+    """A line for each run that ends, and one a quarter minute while none does."""
+
+    def __init__(self, rows: Sequence[Row], title: str, metric: str, workers: int, console: Console) -> None:
+        super().__init__(rows)
+        self.title, self.metric, self.workers, self.console = title, metric, workers, console
+        self.spoke = time.monotonic()
+
+    def __enter__(self) -> View:
+        kept = sum(row.state not in ("waiting", "running") for row in self.rows)
+        self._say(f"{self.title}: {len(self.rows)} runs" + (f", {kept} kept from before" if kept else ""))
+        return self
+
+    def changed(self, row: Row) -> None:
+        if row.state in ("done", "diverged"):
+            ended = sum(r.state not in ("waiting", "running") for r in self.rows)
+            left = time_left(self.rows, self.workers)
+            more = f", about {clock(left)} left" if left else ""
+            self._say(f"[{ended}/{len(self.rows)}] {row.task.name}: {row.state} in {clock(row.seconds)}{more}")
+
+    def tick(self) -> None:
+        if time.monotonic() - self.spoke > 15:
+            doing = [f"{r.task.name} {r.fraction:.0%}" for r in self.rows if r.state == "running"]
+            self._say(f"  running {'; '.join(doing) or 'nothing yet'}; about {clock(time_left(self.rows, self.workers))} left")
+
+    def _say(self, text: str) -> None:
+        self.spoke = time.monotonic()
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class LiveTable(Quiet):
+    """A table that redraws itself four times a second; where the runs outnumber the lines, those running come first."""
+
+    def __init__(self, rows: Sequence[Row], title: str, metric: str, workers: int, console: Console) -> None:
+        super().__init__(rows)
+        self.title, self.metric, self.workers, self.console = title, metric, workers, console
+        self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> View:
+        self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def _draw(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("arm", "seed", "", "progress", "left", self.metric):
+            table.add_column(name, justify="left" if name in ("arm", "", "progress") else "right")
+        order = sorted(self.rows, key=lambda r: ("running", "waiting").index(r.state) if r.state in ("running", "waiting") else 2)
+        room = max(self.console.height - 4, 4)
+        shown = self.rows if len(self.rows) <= room else order[:room]
+        for row in shown:
+            style = STYLES[row.state]
+            fraction = 1.0 if row.state in ("done", "kept", "diverged") else row.fraction
+            left = clock(row.left(None)) if row.state == "running" else clock(row.seconds) if row.seconds else ""
+            value = "" if row.metric is None else f"{row.metric:.4g}"
+            table.add_row(
+                Text(row.task.arm, style), str(row.task.seed), Text(row.state, style), ProgressBar(1.0, fraction, width=24), left, value
+            )
+        ended = sum(row.state not in ("waiting", "running") for row in self.rows)
+        hidden = len(self.rows) - len(shown)
+        foot = f"{ended} of {len(self.rows)} runs, about {clock(time_left(self.rows, self.workers))} left"
+        return Group(Text(self.title, "bold"), table, Text(foot + (f" ({hidden} more not shown)" if hidden else ""), "dim"))

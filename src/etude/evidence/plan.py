@@ -1,0 +1,203 @@
+"""What a study will take, said before it starts: time, memory, disk, and the smallest effect that its seeds can show.
+
+Times come from finished runs of the same study and scale where there are any (in the output folder, then on record). What
+is left is probed: each such arm runs for a few seconds in a process of its own, on a seed that is for tuning, and its time
+follows from the progress that it reports. What reports no progress stays unknown, and the plan says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etude.errors import BadInput
+from etude.evidence import jobs, output, records
+from etude.evidence.estimate import NotJudged, Seeds
+from etude.evidence.jobs import Task
+from etude.evidence.places import Place
+from etude.evidence.pool import Pool
+from etude.evidence.reference import Reference
+from etude.evidence.registration import TUNING_FROM
+from etude.evidence.statistics import smallest_detectable
+from etude.evidence.study import Study
+from etude.evidence.verdict import primary_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one run of an arm. seconds, memory (bytes, peak), disk (bytes): None where unknown; source: where they come from."""
+
+    seconds: float | None
+    memory: int | None
+    disk: int | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """runs, kept: how many in all, and finished before. seconds: wall time on `workers` processes; None where an arm is unknown.
+
+    memory: bytes, all workers at their peak. disk: bytes to come; disk_free: bytes. detectable: the smallest effect of the
+    primary claim that `n` seeds show with 80 % probability, in the claim's unit, or in standard deviations of it.
+    """
+
+    slug: str
+    scale: str
+    size: str
+    arms: dict[str, Cost]
+    seeds: list[int]
+    workers: int
+    runs: int
+    kept: int
+    seconds: float | None
+    memory: int | None
+    disk: int | None
+    disk_free: int
+    detectable: float
+    detectable_unit: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make(
+    study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, place: Place, probe_seconds: float = 8.0
+) -> Plan:  # fmt: skip
+    """The plan of these tasks. Probes only arms without finished runs; 0 probe seconds leave them unknown."""
+    scale, arms, seeds = tasks[0].scale, list(dict.fromkeys(t.arm for t in tasks)), list(dict.fromkeys(t.seed for t in tasks))
+    todo = [task for task in tasks if jobs.load(task) is None]
+    costs = {arm: _from_runs(out / scale, arm) or _from_record(place.record(study.slug), scale, arm) for arm in arms}
+    unknown = [arm for arm in dict.fromkeys(t.arm for t in todo) if costs[arm] is None]
+    if unknown and reference is not None and probe_seconds > 0:
+        costs |= _probe(reference, scale, unknown, workers, probe_seconds)
+    known = {arm: cost or Cost(seconds=None, memory=None, disk=None, source="unknown") for arm, cost in costs.items()}
+    each = [known[task.arm].seconds for task in todo]
+    peaks = sorted((c.memory for c in known.values() if c.memory), reverse=True)
+    disk = [known[task.arm].disk for task in todo]
+    earlier = [place.record(study.slug), out / scale / "record.json", out / "quick" / "record.json"]
+    detectable, unit = _detectable(study, len(seeds), earlier)
+    return Plan(
+        slug=study.slug, scale=scale, size=study.scales[scale].size, arms=known, seeds=seeds, workers=workers, runs=len(tasks),
+        kept=len(tasks) - len(todo), seconds=None if None in each else makespan([s for s in each if s is not None], workers),
+        memory=sum((peaks * workers)[: min(workers, len(todo))]) if peaks else None,
+        disk=None if None in disk else sum(d for d in disk if d is not None),
+        disk_free=shutil.disk_usage(_existing(out)).free, detectable=detectable, detectable_unit=unit,
+    )  # fmt: skip
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """How long `workers` take over runs of these lengths, each free one taking the next in order."""
+    busy = [0.0] * workers
+    for one in seconds:
+        busy[busy.index(min(busy))] += one
+    return max(busy)
+
+
+def extrapolate(points: Sequence[tuple[float, float]], spent: float) -> float | None:
+    """Seconds of a whole run from (seconds, fraction done) reports of its beginning: setting up counts once, the pace goes on.
+
+    None where fewer than two reports, or no progress between them.
+    """
+    if points and points[-1][1] >= 1.0:
+        return spent
+    if len(points) < 2 or points[-1][1] <= points[0][1]:
+        return None
+    (t0, f0), (t1, f1) = points[0], points[-1]
+    return t1 + (1.0 - f1) * (t1 - t0) / (f1 - f0)
+
+
+def _from_runs(base: Path, arm: str) -> Cost | None:
+    found = []
+    for path in sorted((base / "runs").glob("*.json")):
+        try:
+            run = jobs.loads(path.read_text(encoding="utf-8"))
+            if run["arm"] == arm:
+                found.append((run["seconds"], run["peak_bytes"], path.stat().st_size + _size(base / "folders" / path.stem)))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    if not found:
+        return None
+    seconds, memory, disk = (list(column) for column in zip(*found, strict=True))
+    return Cost(seconds=float(np.mean(seconds)), memory=max(memory), disk=int(np.mean(disk)), source=f"{len(found)} finished runs")
+
+
+def _from_record(path: Path, scale: str, arm: str) -> Cost | None:
+    try:
+        record = records.read(path)
+    except BadInput:
+        return None
+    if record["scale"] != scale or arm not in record["arms"]:
+        return None
+    source = f"the record of {record['provenance']['date'][:10]}"
+    return Cost(seconds=float(np.mean(record["arms"][arm]["seconds"])), memory=None, disk=None, source=source)
+
+
+def _probe(reference: Reference, scale: str, arms: Sequence[str], workers: int, limit: float) -> dict[str, Cost]:
+    costs: dict[str, Cost] = {}
+    for first in range(0, len(arms), workers):
+        group = arms[first : first + workers]
+        with tempfile.TemporaryDirectory(prefix="etude-plan-") as folder:
+            base = Path(folder)
+            tasks = [output.task(base, scale, arm, TUNING_FROM, "probe") for arm in group]
+            costs |= _probe_group(reference, tasks, base, limit)
+    return costs
+
+
+def _probe_group(reference: Reference, tasks: Sequence[Task], base: Path, limit: float) -> dict[str, Cost]:
+    started: dict[int, float] = {}
+    points: dict[int, list[tuple[float, float]]] = {i: [] for i in range(len(tasks))}
+    spent: dict[int, float] = {}
+    peaks = [0] * len(tasks)
+    with Pool(reference, len(tasks), base / "logs") as pool:
+        for event in pool.run(tasks):
+            now = time.monotonic()
+            if event.kind == "started":
+                started[event.index] = now
+            elif event.kind in ("progress", "done"):
+                spent[event.index] = now - started[event.index]
+                points[event.index].append((spent[event.index], event.fraction))
+                peaks[event.index] = event.peak
+            if len(started) == len(tasks) and now - max(started.values()) > limit:
+                break
+    costs: dict[str, Cost] = {}
+    for i, task in enumerate(tasks):
+        finished = task.file.exists()
+        seconds = extrapolate(points[i], spent.get(i, 0.0))
+        source = "a whole run" if finished else f"its first {limit:.0f} s"
+        if seconds is None:
+            source = f"unknown: no progress reported in {limit:.0f} s"
+        disk = task.file.stat().st_size + _size(task.folder) if finished else None
+        costs[task.arm] = Cost(seconds=seconds, memory=peaks[i] or None, disk=disk, source=source)
+    return costs
+
+
+def _detectable(study: Study, n: int, places: Sequence[Path]) -> tuple[float, str]:
+    claim = study.claims[primary_of(study.claims)] if study.claims else None
+    for path in places:
+        try:
+            record = records.read(path)
+            if claim is None:
+                break
+            estimate = claim.estimate(record)
+        except (BadInput, NotJudged):
+            continue
+        if isinstance(estimate.sample, Seeds) and estimate.n > 1:
+            sd = float(np.std(estimate.sample.values, ddof=1))
+            least = estimate.shown(smallest_detectable(sd, n, estimate.d))
+            return least, f"in the primary claim's unit, from the {record['scale']} record's spread"
+    return smallest_detectable(1.0, n), "standard deviations of the per-seed effect, beyond d (its spread is not known yet)"
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
+def _size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else 0

@@ -1,0 +1,200 @@
+"""What a study shows at its end: a table of arms, a line per claim; and the table of verdicts over all records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from etude.engine.checkpoint import write_atomic
+from etude.errors import BadInput
+from etude.evidence import records
+from etude.evidence.live import clock
+from etude.evidence.places import Place
+from etude.evidence.plan import Plan
+from etude.evidence.statistics import t_interval
+
+VERDICT_STYLES = {"holds": "bold green", "reversed": "bold red", "no effect": "yellow", "inconclusive": "yellow"}
+
+
+def show(record: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints the table, effects at equal FLOPs and wall time, and the verdicts, to stdout unless told otherwise."""
+    console = console or _stdout()
+    n = len(record["seeds"])
+    console.print(Text(f"{record['slug']} · {record['size']} · {n} seed{'s' * (n != 1)}", "bold"), soft_wrap=True)
+    console.print(arms_table(record))
+    matched = matched_table(record)
+    if matched is not None:
+        console.print(matched)
+    for claim in record["claims"]:
+        console.print(claim_line(claim), soft_wrap=True)
+    console.print(Text.assemble("Verdict: ", (record["line"], VERDICT_STYLES.get(record["verdict"], "bold"))), soft_wrap=True)
+
+
+def arms_table(record: Mapping[str, Any]) -> Table:
+    """Per arm: the headline metric with its t interval, the paired effect against the baseline, what it cost, its size."""
+    headline, baseline = record["headline"], record["baseline"]
+    better = "↓" if record["lower_is_better"] else "↑"
+    table = Table(box=None, pad_edge=False)
+    table.add_column("arm")
+    for name in (f"{headline} {better}", f"against {baseline}", "FLOPs", "tokens", "time a run", "parameters"):
+        table.add_column(name, justify="right")
+    base = record["arms"].get(baseline)
+    for name, arm in record["arms"].items():
+        values = _values(arm["metrics"].get(headline, []))
+        effect = "baseline" if name == baseline else "–"
+        if base is not None and name != baseline and headline in arm["metrics"]:
+            effect = _with_interval(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), signed=True)
+        marks = " (reference)" * arm["reference"] + f" ({sum(arm['diverged'])} diverged)" * any(arm["diverged"])
+        cost = [amount(_total(arm["ledger"], q)) for q in ("flops", "tokens")]
+        size = np.mean(arm["parameters"]) if any(arm["parameters"]) else math.nan
+        table.add_row(name + marks, _with_interval(values), effect, *cost, clock(float(np.mean(arm["seconds"]))), amount(float(size)))
+    return table
+
+
+def matched_table(record: Mapping[str, Any]) -> Table | None:
+    """The effects at equal FLOPs and at equal wall time, where curves were recorded."""
+    if not record["matched"]:
+        return None
+    table = Table(title="At equal cost (smaller total of the two)", title_justify="left", box=None, pad_edge=False)
+    for name in ("arm", "equal", "at", "effect", ""):
+        table.add_column(name, justify="left" if name in ("arm", "") else "right")
+    for quantity, entries in record["matched"].items():
+        for arm, e in entries.items():
+            where = f"{amount(e['at'])} FLOPs" if quantity == "flops" else f"{e['at']:.3g} s"
+            mark = f"{e['mid_schedule']} read mid-schedule" if e["mid_schedule"] else ""
+            effect = f"{e['measure']} {e['estimate']:+.4g} {_range(*e['interval'], signed=True)}"
+            table.add_row(arm, "FLOPs" if quantity == "flops" else "wall time", where, effect, mark)
+    return table
+
+
+def claim_line(claim: Mapping[str, Any]) -> Text:
+    """One claim: its verdict, its text, the estimate with its interval against d."""
+    numbers = ""
+    if claim["estimate"] is not None:
+        level = f"{100 * claim['level']:.3g} % interval"
+        interval = f", {level} {_range(*claim['interval'])}" if claim["interval"] is not None else ""
+        numbers = f" ({claim['estimate']:.4g}{interval}, d {claim['d']:g}, n {claim['n']})"
+    note = f" [{claim['note']}]" if claim.get("note") else ""
+    rank = "primary  " if claim["primary"] else "secondary"
+    verdict = claim["verdict"]
+    return Text.assemble(f"{rank} ", (verdict, VERDICT_STYLES.get(verdict, "yellow")), f": {claim['text']}{numbers}{note}")
+
+
+def show_plan(plan: Plan, console: Console | None = None) -> None:
+    """Prints a plan, to stdout unless told otherwise."""
+    console = console or _stdout()
+    console.print(Text(f"{plan.slug} · {plan.scale} · {plan.size}", "bold"), soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for name in ("arm", "time a run", "memory", "known from"):
+        table.add_column(name, justify="right" if name in ("time a run", "memory") else "left")
+    for arm, cost in plan.arms.items():
+        table.add_row(arm, clock(cost.seconds), _bytes(cost.memory), cost.source)
+    console.print(table)
+    kept = f", {plan.kept} finished before" if plan.kept else ""
+    console.print(f"{plan.runs} runs: {len(plan.arms)} arms x {len(plan.seeds)} seeds{kept}; {plan.workers} at a time", highlight=False)
+    took = "unknown" if plan.seconds is None else "about " + clock(plan.seconds)
+    disk = f"disk {_bytes(plan.disk)} of {_bytes(plan.disk_free)} free"
+    console.print(f"time {took}, memory {_bytes(plan.memory)}, {disk}", highlight=False)
+    console.print(f"smallest detectable effect (80 % power): {plan.detectable:.3g} {plan.detectable_unit}", highlight=False, soft_wrap=True)
+
+
+def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:
+    """Markdown: every record's verdict, whatever it is, with effect, scale and paper's scale. titles: slug -> what to call it."""
+    lines = ["| Study | Claim | Verdict | Effect | Measured at | Paper |", "|---|---|---|---|---|---|"]
+    for record in recorded(place, place.recorded()):
+        slug = record["slug"]
+        claim = next((c for c in record["claims"] if c["primary"]), None)
+        effect = "–"
+        if claim is not None and claim["estimate"] is not None:
+            effect = f"{claim['estimate']:.3g}" + (f" {_range(*claim['interval'])}" if claim["interval"] is not None else "")
+            effect += f", d = {claim['d']:g}, n = {claim['n']}"
+        cells = [
+            (titles or {}).get(slug, slug), claim["text"] if claim else "–", f"**{record['verdict']}**", effect,
+            f"{record['size']}, {len(record['seeds'])} seeds", f"{record['paper_size']}, not tested here" if record["paper_size"] else "–",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def put_table(file: Path, table: str) -> None:
+    """Puts the table between the lines `<!-- verdicts -->` and `<!-- /verdicts -->` of a Markdown file. Raises BadInput."""
+    first, last = "<!-- verdicts -->\n", "<!-- /verdicts -->"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(str(file), f"a file that cannot be read ({error})", "a Markdown file") from error
+    before, opened, rest = text.partition(first)
+    _, closed, after = rest.partition(last)
+    if not opened or not closed:
+        raise BadInput(str(file), "no marks for the table", f"the lines {first.strip()} and {last}")
+    write_atomic(file, before + first + table + last + after)
+
+
+def recorded(place: Place, slugs: Iterable[str]) -> list[dict[str, Any]]:
+    """The records of these slugs that can be read; those that cannot are left to `etude evidence --check`."""
+    found = []
+    for slug in slugs:
+        try:
+            found.append(records.read(place.record(slug)))
+        except BadInput:
+            continue
+    return found
+
+
+def amount(value: float) -> str:
+    """1.23M, 4.5T; a dash for nothing."""
+    if not math.isfinite(value) or value == 0:
+        return "–"
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def _stdout() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)  # a pipe has no width; wrapped cells cannot be read
+
+
+def _total(ledgers: Sequence[Mapping[str, Mapping[str, float]]], quantity: str) -> float:
+    return float(np.mean([sum(row.get(quantity, 0) for row in ledger.values()) for ledger in ledgers]))
+
+
+def _values(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def _with_interval(values: np.ndarray, signed: bool = False) -> str:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "–"
+    mean = f"{values.mean():{'+' if signed else ''}.4g}"
+    if len(values) == 1:
+        return mean
+    low, high = t_interval(values)
+    return f"{mean} {_range(low, high, signed)}" if signed else f"{mean} ± {(high - low) / 2:.2g}"
+
+
+def _range(low: float | None, high: float | None, signed: bool = False) -> str:
+    def end(value: float | None) -> str:
+        if value is None or math.isnan(value):
+            return "?"
+        return f"{value:{'+' if signed else ''}.3g}" if math.isfinite(value) else "∞" if value > 0 else "-∞"
+
+    return f"[{end(low)}, {end(high)}]"
+
+
+def _bytes(value: int | None) -> str:
+    if value is None:
+        return "unknown"
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value} B"

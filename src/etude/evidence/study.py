@@ -1,0 +1,122 @@
+"""A study compares arms over seeds at an equal budget; its claims give verdicts.
+
+An arm is a function of a `Job` that trains (or does whatever its paper does) and returns an `Outcome`. What it needs to
+know comes from `job.settings`, a frozen dataclass that the paper defines once and fills per scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from etude.evidence.claims import Claim
+
+SCALES = ("smoke", "quick", "cpu", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """One size of a study.
+
+    settings: the paper's own frozen dataclass of sizes and hyper-parameters.
+    seeds:    seeds 0 .. seeds - 1 are run.
+    size:     what this size is in one phrase, for the verdict: "0.9M parameters / 1.2M tokens".
+    sources:  for the paper scale: settings field -> where the value comes from (section, table, code at commit, "assumed").
+    """
+
+    settings: Any
+    seeds: int
+    size: str
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train. reference: a ceiling or floor that enters no equal-budget claim. scales: where it runs (default: all)."""
+
+    run: Callable[[Job], Outcome]
+    about: str
+    reference: bool = False
+    scales: tuple[str, ...] = ("smoke", "quick", "cpu")
+    color: str = ""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What one run of one arm measured.
+
+    metrics: final numbers, one a name. counts: name -> (successes, trials), for count claims.
+    curves:  name -> (x, y) lists, e.g. {"held-out loss / flops": ([...], [...])}; x first named after the slash.
+    ledger:  category -> quantity -> amount (`engine.ledger.Ledger.as_dict()`), audited by `equal=` of the claims.
+    diverged: the run was stopped by NaN or Inf: the metrics are what the study names for a failure.
+    arrays:  small arrays that the study's figure needs (samples to scatter); kept in the record only for seed 0.
+    """
+
+    metrics: dict[str, float]
+    ledger: dict[str, dict[str, float]]
+    curves: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    diverged: bool = False
+    parameters: int = 0
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One (arm, seed) of a study at a scale, as handed to `Arm.run`.
+
+    seed:     already derived: the plain number at cpu scale, a hashed one at smoke and quick, so these never show cpu data.
+    folder:   the run's own folder (checkpoints, metrics); None where nothing is to be written.
+    progress: call with (fraction done 0..1, current metric or None) as often as you like; `trainer_progress` adapts it.
+    """
+
+    study: str
+    arm: str
+    scale: str
+    seed: int
+    settings: Any
+    folder: Path | None = None
+    progress: Callable[[float, float | None], None] = lambda fraction, metric: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure of the study. kind "curve": mean and t band over seeds of `Outcome.curves[curve]`, one line an arm;
+    "bars": metric by arm with intervals; "custom": `draw(axes, record)` where record is the loaded record (dict)."""
+
+    title: str
+    kind: str  # curve | bars | custom
+    curve: str = ""
+    metric: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    draw: Callable[[Any, dict[str, Any]], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """slug: the card's. arms: name -> Arm. claims[0] is the primary one unless a claim says primary=True.
+
+    data: names of the corpora used, whose hashes enter the provenance. deviations: (what, paper, ours, why, expected effect).
+    baseline: the arm that the table measures the others against. lower_is_better names metrics for tables and the live view.
+    build_paper_model: builds the paper-scale model (called on the meta device in a test); `paper_parameters` is the published count.
+    """
+
+    slug: str
+    arms: Mapping[str, Arm]
+    scales: Mapping[str, Scale]
+    claims: Sequence[Claim]
+    baseline: str
+    headline: str  # the metric that tables and the live view show
+    lower_is_better: bool = True
+    plots: Sequence[Plot] = ()
+    data: Sequence[str] = ()
+    deviations: Sequence[tuple[str, str, str, str, str]] = ()
+    paper_size: str = ""
+    build_paper_model: Callable[[Any], Any] | None = None
+    paper_parameters: Mapping[str, tuple[float, str]] = field(default_factory=dict)  # name -> (count, source)

@@ -1,0 +1,1 @@
+"""Generation: how samples are drawn from trained models."""

@@ -1,0 +1,1 @@
+"""Objectives and the evaluators that go with them."""

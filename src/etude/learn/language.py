@@ -1,0 +1,114 @@
+"""Language-model objectives.
+
+Shapes: B sequences of T + 1 tokens, V vocabulary. A model that returns a dict gives "hidden" [B, T, D] and has `head`; any
+other returns logits [B, T, V].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from etude.engine.protocols import Batch, Metrics, Objective, Output, Source
+from etude.errors import BadInput
+
+
+def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+    """Negative log-likelihood of each next token in nats, [B, T], and what the model returned.
+
+    Raises BadInput for tokens that the model's vocabulary does not hold, or logits of another shape than [B, T, V].
+    """
+    tokens = batch.data["tokens"]
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    documents = batch.data.get("document_ids")
+    vocab = None
+    try:
+        result = model(inputs) if documents is None else model(inputs, document_ids=documents[:, :-1])
+        logits = model.head(result["hidden"]) if isinstance(result, dict) else result  # type: ignore[operator]
+        if logits.ndim != 3 or logits.shape[:2] != targets.shape:
+            raise BadInput("model", f"an output of shape {tuple(logits.shape)}", f"logits {tuple(targets.shape)} by vocabulary")
+        vocab = logits.shape[-1]
+        losses = F.cross_entropy(logits.reshape(-1, vocab), targets.reshape(-1), reduction="none")
+    except IndexError as error:
+        # An embedding or the loss met an id that it does not hold: only now look, so that no step pays for it.
+        low, high = int(tokens.min()), int(tokens.max())
+        vocab = vocab or next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), None)
+        if low < 0 or (vocab is not None and high >= vocab):
+            expected = "ids of 0 and above" if vocab is None else f"ids below the model's vocabulary of {vocab}"
+            raise BadInput("data", f"token {low if low < 0 else high}", expected) from error
+        raise
+    return losses.view(targets.shape), result
+
+
+class CausalLM:
+    """Next-token prediction: the mean negative log-likelihood over target positions (those of `loss_mask` where there is one).
+
+    Targets in another document than their input are left out. The model's "auxiliary" is added; "signals" are passed on.
+    """
+
+    def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
+        losses, result = token_losses(model, batch)
+        mask = batch.data.get("loss_mask")
+        documents = batch.data.get("document_ids")
+        if documents is not None:
+            same = documents[:, 1:] == documents[:, :-1]
+            mask = same if mask is None else mask.bool() & same
+        if mask is None:
+            per_sample, weight, loss = losses.detach().mean(1), float(losses.numel()), losses.mean()
+        else:
+            kept = mask.to(losses.dtype)
+            counts = kept.sum(1)
+            weight = float(counts.sum())
+            if not weight:
+                raise BadInput("data", "a batch whose loss mask leaves nothing", "at least one target")
+            per_sample = (losses.detach() * kept).sum(1) / counts.clamp(min=1)
+            loss = (losses * kept).sum() / weight
+        signals: dict[str, Tensor] = {}
+        if isinstance(result, dict):
+            signals = dict(result.get("signals") or {})
+            if "auxiliary" in result:
+                signals["auxiliary"] = result["auxiliary"].detach()
+                loss = loss + result["auxiliary"]
+        return Output(loss, per_sample, weight, signals)
+
+
+class HeldOutLoss:
+    """{"loss": mean nats per token} over `limit` samples spread evenly over a source (all by default), the same at each call.
+
+    objective: another loss than next-token prediction, then the mean over its items; a model's "auxiliary" is left out.
+    It sums in double precision, so that it does not depend on the batch size beyond rounding.
+    """
+
+    def __init__(self, source: Source, objective: Objective | None = None, *, batch_size: int = 32, limit: int | None = None) -> None:
+        if limit is not None and limit < 1:
+            raise BadInput("held-out limit", repr(limit), "at least one sample")
+        self.source, self.objective, self.batch_size = source, objective or CausalLM(), batch_size
+        count = len(source) if limit is None else min(limit, len(source))
+        # Spread, because a source of several texts in a row must not be measured on its first alone.
+        self.ids = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> Metrics:
+        device = next(model.parameters()).device
+        total, count = 0.0, 0.0
+        for start in range(0, len(self.ids), self.batch_size):
+            ids = self.ids[start : start + self.batch_size]
+            output = self.objective(model, Batch(self.source.get(ids), ids).to(device))
+            auxiliary = float(output.signals.get("auxiliary", 0.0))
+            total += (float(output.loss) - auxiliary) * output.weight
+            count += output.weight
+        return {"loss": total / count}
+
+
+class PerDomainLoss:
+    """{domain: mean nats per token} over `limit` samples of each named source, as `HeldOutLoss` takes them."""
+
+    def __init__(self, sources: dict[str, Source], *, batch_size: int = 32, limit: int | None = None) -> None:
+        self.parts = {name: HeldOutLoss(source, batch_size=batch_size, limit=limit) for name, source in sources.items()}
+
+    def __call__(self, model: nn.Module) -> Metrics:
+        return {name: part(model)["loss"] for name, part in self.parts.items()}

@@ -1,0 +1,81 @@
+"""Supervised objectives for any module `model(x)` and their evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from etude.engine.protocols import Batch, Metrics, Output
+from etude.errors import BadInput
+
+
+def _squared(predicted: Tensor, target: Tensor) -> Tensor:
+    if predicted.shape != target.shape:
+        predicted = predicted.squeeze(-1)
+    if predicted.shape != target.shape:
+        raise BadInput("data.y", f"shape {tuple(target.shape)}", f"the model's {tuple(predicted.shape)}")
+    return (predicted - target).square().flatten(1).mean(1) if predicted.ndim > 1 else (predicted - target).square()
+
+
+class Supervised:
+    """The mean loss over a batch of `x` and `y`.
+
+    loss: "cross_entropy" (logits [B, C], y [B] int64 classes), "mse" (y of the output's shape), or a function
+    (output, y) -> [B] losses. label_smoothing: for cross entropy.
+    Raises BadInput for a batch without `y`, shapes that do not go together, or classes that the model has no output for.
+    """
+
+    def __init__(self, loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy", label_smoothing: float = 0.0) -> None:
+        if isinstance(loss, str) and loss not in ("cross_entropy", "mse"):
+            raise BadInput("objective.loss", f"'{loss}'", "cross_entropy, mse or a function")
+        if not 0 <= label_smoothing <= 1:
+            raise BadInput("objective.label_smoothing", repr(label_smoothing), "a number from 0 to 1")
+        self.loss, self.label_smoothing = loss, label_smoothing
+
+    def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
+        if "x" not in batch.data or "y" not in batch.data:
+            raise BadInput("data", f"samples of {', '.join(batch.data)}", "x and y")
+        predicted, y = model(batch.data["x"]), batch.data["y"]
+        if self.loss == "cross_entropy":
+            each = self._cross_entropy(predicted, y)
+        elif self.loss == "mse":
+            each = _squared(predicted, y)
+        else:
+            each = self.loss(predicted, y)  # type: ignore[operator]
+        if each.shape != (len(batch),):
+            raise BadInput("objective.loss", f"shape {tuple(each.shape)}", f"one loss a sample, ({len(batch)},)")
+        return Output(each.mean(), each.detach(), float(len(batch)))
+
+    def _cross_entropy(self, predicted: Tensor, y: Tensor) -> Tensor:
+        if y.is_floating_point() and y.shape != predicted.shape:
+            raise BadInput("data.y", f"{y.dtype} of shape {tuple(y.shape)}", 'classes as whole numbers, or the loss "mse"')
+        try:
+            return F.cross_entropy(predicted, y, reduction="none", label_smoothing=self.label_smoothing)
+        except IndexError as error:
+            # Only now look for the class that does not exist, so that no step pays for it.
+            wrong = int(y.min()) if int(y.min()) < 0 else int(y.max())
+            raise BadInput("data.y", f"class {wrong}", f"classes from 0 to {predicted.shape[1] - 1}, the model's outputs") from error
+
+
+class Accuracy:
+    """{"accuracy": share of right classes, "loss": mean cross entropy in nats} on x, y."""
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int = 1024) -> None:
+        self.x, self.y, self.batch_size = torch.as_tensor(x), torch.as_tensor(y), batch_size
+        if len(self.x) != len(self.y) or not len(self.x):
+            raise BadInput("evaluator", f"{len(self.x)} samples and {len(self.y)} labels", "as many labels as samples, at least one")
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> Metrics:
+        device = next(model.parameters()).device
+        right, loss = 0, 0.0
+        for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
+            x, y = x.to(device), y.to(device)
+            logits = model(x)
+            right += int((logits.argmax(-1) == y).sum())
+            loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        return {"accuracy": right / len(self.y), "loss": loss / len(self.y)}

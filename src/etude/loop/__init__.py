@@ -1,0 +1,1 @@
+"""Loops: rounds of making data, judging, choosing and learning, on disk between rounds."""

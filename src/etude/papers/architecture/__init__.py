@@ -1,0 +1,1 @@
+"""Recursion and recurrence inside the model."""

@@ -1,0 +1,76 @@
+"""Measured decoding: how many tokens a second, with recursion depth chosen by threshold, against all tokens at full depth.
+
+Each new token recomputes nothing: every block keeps its pairs, a recursion's block only those of the tokens that took it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from etude.engine.streams import generator
+from etude.nn.transformer import Block, KeysValues, rotary
+from etude.papers.architecture.mixture_of_recursions.model import RecursiveTransformer
+
+
+class Decoder:
+    """Greedy or sampled decoding of one sequence, with a cache a (recursion, block). Equals the full forward under thresholding."""
+
+    def __init__(self, model: RecursiveTransformer) -> None:
+        self.model, self.pairs, self.position = model, {}, 0
+
+    def _attend(self, block: Block, x: Tensor, tables: Tensor, key: tuple[int, int], look: tuple[int, int] | None = None) -> Tensor:
+        h = block.attention_norm(x)
+        queries, own = block.attention.project(h, tables)
+        if look is None:
+            kept = self.pairs.get(key)
+            if kept is not None:
+                own = KeysValues(torch.cat((kept.keys, own.keys), 2), torch.cat((kept.values, own.values), 2))
+            self.pairs[key] = own
+        else:
+            own = self.pairs[look]
+        x = x + block.attention.attend(queries, own, is_causal=False)
+        return x + block.feed_forward(block.feed_forward_norm(x))
+
+    def step(self, token: int) -> Tensor:
+        """Logits [V] after one more token."""
+        model, config = self.model, self.model.config
+        x = model.embedding(torch.tensor([[token]]))
+        tables = rotary(torch.tensor([self.position]), config.shape, x.dtype)
+        for i, block in enumerate(model.first):
+            x = self._attend(block, x, tables, (-1, i))  # type: ignore[arg-type]
+        for recursion, blocks in enumerate(model.order()):
+            gate = 1.0
+            if config.router == "expert":
+                logit = model.routers[recursion](x).squeeze()
+                if config.capacities[recursion] < 1 and float(torch.sigmoid(logit)) <= config.threshold:
+                    break
+                gate = config.alpha * float(torch.sigmoid(logit))
+            y = x
+            for slot, i in enumerate(blocks):
+                look = (0, slot) if config.cache == "shared" and recursion else None
+                y = self._attend(model.shared[i], y, tables, (recursion, slot), look)  # type: ignore[arg-type]
+            x = y if config.router == "none" else x + gate * y
+        for i, block in enumerate(model.last):
+            x = self._attend(block, x, tables, (-2, i))  # type: ignore[arg-type]
+        self.position += 1
+        return model.head(model.norm(x))[0, 0]
+
+
+@torch.no_grad()
+def tokens_per_second(model: RecursiveTransformer, prompt: Tensor, num_tokens: int, seed: int) -> float:
+    """New tokens a second, sampled at temperature 1 after `prompt` [T]; wall time of this process, so only ratios in one run say much."""
+    was_training = model.training
+    model.eval()
+    decoder, rng = Decoder(model), generator(seed, "decode")
+    logits = torch.zeros(1)
+    for token in prompt.tolist():
+        logits = decoder.step(token)
+    started = time.perf_counter()
+    for _ in range(num_tokens):
+        logits = decoder.step(int(torch.multinomial(logits.softmax(-1), 1, generator=rng)))
+    seconds = time.perf_counter() - started
+    model.train(was_training)
+    return num_tokens / seconds

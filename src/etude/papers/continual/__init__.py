@@ -1,0 +1,1 @@
+"""Going on learning without forgetting."""

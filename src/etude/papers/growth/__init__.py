@@ -1,0 +1,1 @@
+"""Models that grow, shrink and merge."""

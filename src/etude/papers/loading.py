@@ -1,0 +1,91 @@
+"""Imports one paper, when it is asked for: its study and its methods."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from etude.engine.protocols import Method
+from etude.errors import BadInput
+from etude.evidence.study import Study
+from etude.papers.catalogue import Card, card
+
+
+def load_study(name: str) -> Study:
+    """The study of a paper (slug) or of a single file (path).
+
+    Raises BadInput if the paper is unknown, planned or out of order, if its module cannot be imported or has no `STUDY`, or
+    if the study's slug is not the card's.
+    """
+    found = card(name)
+    module = load_module(found)
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        kind = "no STUDY" if study is None else f"a STUDY that is a {type(study).__name__}"
+        raise BadInput(found.module, kind, "STUDY, an etude.evidence.study.Study")
+    if study.slug != found.slug:
+        raise BadInput(f"{found.module}, STUDY.slug", f"'{study.slug}'", f"'{found.slug}', as on its card")
+    return study
+
+
+def load_methods(name: str) -> dict[str, type[Method]]:
+    """The method classes that a paper's or file's module exports and defines itself, by class name."""
+    module = load_module(card(name))
+    own = (module.__name__, f"{module.__name__}.")
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Method) and (value.__module__ == own[0] or value.__module__.startswith(own[1]))
+    }
+
+
+def load_module(found: Card) -> ModuleType:
+    """The module of a card, imported. A second call gives the same module. Raises BadInput as `load_study` does."""
+    if found.problem:
+        raise BadInput(f"paper {found.slug}", f"a package out of order ({found.problem})", "a working installation")
+    if not found.ready:
+        raise BadInput(f"paper {found.slug}", "a paper that is planned, not yet here", "one that `etude list` shows")
+    try:
+        return _load_file(Path(found.module)) if found.origin == "file" else import_module(found.module)
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(found.module, f"an error on import ({type(error).__name__}: {error})", "a module that can be imported") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    # The name holds a digest of the whole path: two files called method.py must not share one module.
+    path = path.resolve()
+    name = f"etude_file_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(str(path), "a file that cannot be imported", "a file ending in .py")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def method(name: str) -> type[Method]:
+    """The method class of a paper or file: `etude.method("stacking")(at=0.2)`; "slug:Class" where there are several.
+
+    Raises BadInput where there is none or the choice is open.
+    """
+    slug, _, kind = name.partition(":")
+    found = load_methods(slug)
+    if kind and kind in found:
+        return found[kind]
+    if kind or len(found) != 1:
+        options = ", ".join(f"{slug}:{n}" for n in found) or "a paper with a method to add to a run"
+        raise BadInput("method", f"'{name}'", options if len(found) < 2 else f"one of {options}")
+    return next(iter(found.values()))

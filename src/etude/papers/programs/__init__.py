@@ -1,0 +1,1 @@
+"""Recursive programs around a language model."""

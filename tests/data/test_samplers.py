@@ -1,0 +1,103 @@
+"""Samplers against counts and hand-made cases."""
+
+import numpy as np
+import pytest
+
+from etude.data.samplers import OnlineMixture, Shuffle, WeightedDraw, check_weights, draw_without_replacement
+from etude.data.sources import MixtureSource, TensorSource
+from etude.engine.protocols import Feedback
+from etude.engine.streams import numpy_rng
+from etude.errors import BadInput
+
+
+def two_domains(a=4, b=8):
+    return MixtureSource({"a": TensorSource(x=np.zeros(a)), "b": TensorSource(x=np.zeros(b))})
+
+
+def test_shuffle_shows_each_sample_once():
+    source = TensorSource(x=np.zeros(50))
+    assert sorted(Shuffle().plan(0, source, numpy_rng(0, "a"))) == list(range(50))
+    drawn = Shuffle(replacement=True).plan(0, source, numpy_rng(0, "a"))
+    assert len(drawn) == 50
+    assert len(set(drawn.tolist())) < 50
+
+
+def test_the_first_draw_has_probability_proportional_to_its_weight():
+    weights, rng = np.array([1.0, 2.0, 0.0, 5.0]), numpy_rng(0, "draw")
+    firsts = np.bincount([draw_without_replacement(weights, 2, rng)[0] for _ in range(8000)], minlength=4) / 8000
+    assert firsts == pytest.approx([1 / 8, 2 / 8, 0, 5 / 8], abs=0.02)
+
+
+def test_the_second_draw_too():
+    # P(0 then 1) = 1/8 * 2/7 by hand.
+    weights, rng = np.array([1.0, 2.0, 5.0]), numpy_rng(1, "draw")
+    pairs = [tuple(draw_without_replacement(weights, 2, rng)) for _ in range(8000)]
+    assert pairs.count((0, 1)) / 8000 == pytest.approx(1 / 8 * 2 / 7, abs=0.008)
+    assert pairs.count((2, 1)) / 8000 == pytest.approx(5 / 8 * 2 / 3, abs=0.02)
+
+
+def test_weighted_draws_do_not_repeat():
+    plan = WeightedDraw(np.arange(10.0), share=0.5).plan(0, TensorSource(x=np.zeros(10)), numpy_rng(0, "p"))
+    assert len(set(plan.tolist())) == 5
+    assert 0 not in plan
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, -2], "-2 at 1, expected numbers >= 0"),
+        ([0, 0], "only zeros"),
+        ([1, np.nan], "nan at 1, expected finite"),
+        ([np.inf], "inf at 0"),
+    ],
+)
+def test_weights_that_cannot_be(weights, message):
+    with pytest.raises(BadInput, match=message):
+        check_weights(weights)
+
+
+def test_fewer_weights_above_zero_than_draws():
+    with pytest.raises(BadInput, match="2 above zero, expected at least the 3"):
+        draw_without_replacement(np.array([1.0, 0.0, 1.0]), 3, numpy_rng(0, "x"))
+    with pytest.raises(BadInput, match="2 weights, expected one for each of 3 samples"):
+        WeightedDraw(np.ones(2)).plan(0, TensorSource(x=np.zeros(3)), numpy_rng(0, "x"))
+    with pytest.raises(BadInput, match=r"sampler\.share: found 0"):
+        WeightedDraw(np.ones(2), share=0)
+
+
+def test_a_mixture_follows_the_losses():
+    source, sampler = two_domains(), OnlineMixture(lambda losses: losses, update_every=400, smoothing=0.5)
+    first = sampler.plan(0, source, numpy_rng(0, "m", 0))
+    assert sampler.history == [[0.5, 0.5]]
+    assert np.mean(source.domains[first]) == pytest.approx(0.5, abs=0.1)
+    a, b = np.flatnonzero(source.domains == 0)[:2], np.flatnonzero(source.domains == 1)[:1]
+    sampler.observe(Feedback(1, np.concatenate([a, b]), np.array([1.0, 3.0, 6.0])))
+    assert sampler.losses.tolist() == [2.0, 6.0]
+    sampler.observe(Feedback(2, b, np.array([2.0])))
+    assert sampler.losses.tolist() == [2.0, 4.0]
+    second = sampler.plan(1, source, numpy_rng(0, "m", 1))
+    assert sampler.history[1] == pytest.approx([1 / 3, 2 / 3])
+    assert np.mean(source.domains[second]) == pytest.approx(2 / 3, abs=0.1)
+
+
+def test_within_a_domain_all_come_before_one_comes_again():
+    source, sampler = two_domains(a=4, b=3), OnlineMixture(lambda losses: losses, update_every=10)
+    ids = np.concatenate([sampler.plan(stage, source, numpy_rng(0, "m", stage)) for stage in range(6)])
+    for domain, size in ((0, 4), (1, 3)):
+        members = [i for i in ids.tolist() if source.domains[i] == domain]
+        for start in range(0, len(members) - size + 1, size):
+            assert len(set(members[start : start + size])) == size
+    other = OnlineMixture(lambda losses: losses, update_every=10).plan(0, source, numpy_rng(1, "m", 0))
+    assert ids[:10].tolist() != other.tolist()
+
+
+def test_bad_mixtures():
+    with pytest.raises(BadInput, match="samples without domains"):
+        OnlineMixture(np.ones_like).plan(0, TensorSource(x=np.zeros(3)), numpy_rng(0, "x"))
+    sampler = OnlineMixture(lambda losses: np.ones(3))
+    sampler.plan(0, two_domains(), numpy_rng(0, "x"))
+    sampler.observe(Feedback(1, sampler.shown[:1, 0], np.ones(1)))
+    with pytest.raises(BadInput, match=r"shape \(3,\), expected one for each of 2 domains"):
+        sampler.plan(1, two_domains(), numpy_rng(0, "x"))
+    with pytest.raises(BadInput, match="update_every: found 0"):
+        OnlineMixture(np.ones_like, update_every=0)

@@ -1,0 +1,60 @@
+"""Tokenizers: there and back, and through a file."""
+
+import numpy as np
+import pytest
+
+from etude.data import tokenizers
+from etude.data.tokenizers import BytePairs, Bytes, Characters
+from etude.errors import BadInput
+
+TEXT = "In the beginning was the word.\nAnd the word — für alle 🙂 — was there, the word.\n" * 20
+
+
+@pytest.mark.parametrize("kind", ["byte", "character", "bpe"])
+def test_there_and_back_also_through_a_file(tmp_path, kind):
+    tokenizer = tokenizers.make(kind, TEXT, vocab=300)
+    ids = tokenizer.encode(TEXT)
+    assert tokenizer.decode(ids) == TEXT
+    assert ids.max() < tokenizer.vocab
+    assert tokenizer.name == kind
+    tokenizers.save(tokenizer, tmp_path / "t.json")
+    again = tokenizers.load(tmp_path / "t.json")
+    assert again.vocab == tokenizer.vocab
+    assert np.array_equal(again.encode(TEXT), ids)
+
+
+def test_ids_by_hand():
+    assert Bytes().encode("aé").tolist() == [97, 195, 169]
+    assert Characters("banana").encode("nab").tolist() == [2, 0, 1]
+    assert Characters("".join(map(chr, range(300)))).encode("a").dtype == np.uint16
+
+
+def test_pairs_shorten_and_take_any_text():
+    tokenizer = BytePairs.train(TEXT, 280)
+    assert tokenizer.vocab == 280
+    assert len(tokenizer.encode(TEXT)) < 0.6 * len(TEXT.encode())
+    assert tokenizer.decode(tokenizer.encode("新しい\0 \t")) == "新しい\0 \t"
+
+
+def test_training_twice_gives_the_same():
+    assert BytePairs.train(TEXT, 280).to_json() == BytePairs.train(TEXT, 280).to_json()
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(BadInput, match="text: found 'x' at character 2, expected one of the tokenizer's 2 characters"):
+        Characters("ab").encode("abx")
+    with pytest.raises(BadInput, match="an empty alphabet"):
+        Characters("")
+    with pytest.raises(BadInput, match=r"tokenizer\.vocab: found 256, expected at least 257"):
+        BytePairs.train(TEXT, 256)
+    with pytest.raises(BadInput, match="found 'bytes', expected a known name; did you mean 'byte'"):
+        tokenizers.make("bytes", TEXT)
+    path = tmp_path / "t.json"
+    with pytest.raises(BadInput, match="no such file"):
+        tokenizers.load(path)
+    path.write_text("[]")
+    with pytest.raises(BadInput, match="no tokenizer of etude"):
+        tokenizers.load(path)
+    path.write_text('{"kind": "word"}')
+    with pytest.raises(BadInput, match="found kind 'word'"):
+        tokenizers.load(path)

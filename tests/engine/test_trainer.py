@@ -1,0 +1,394 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toys import Stop, ToyStream, squared, toy_model
+
+from etude.engine.ledger import Budget
+from etude.engine.metrics import read_metrics
+from etude.engine.optim import SGD, AdamW, Muon, Several
+from etude.engine.protocols import CHANGE, FIRST, NOISE, OBSERVE, Mapped, Method, Output
+from etude.engine.schedule import Constant, Cosine
+from etude.engine.streams import generator, initialise
+from etude.engine.trainer import DataEnded, Interrupted, NonFinite, Trainer
+from etude.errors import BadInput
+
+
+def trainer(model=None, stream=None, objective=squared, **settings):
+    settings = {"budget": Budget(steps=20), "optimizer": SGD(lr=0.05), "schedule": Constant()} | settings
+    return Trainer(model or toy_model(), stream or ToyStream(), objective, **settings)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_equals_a_loop_written_by_hand():
+    model, stream = toy_model(), ToyStream()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(20):
+        optimizer.zero_grad()
+        squared(model, stream.next()).loss.backward()
+        optimizer.step()
+    assert torch.equal(weights(trainer(clip=None).run().model), weights(model))
+
+
+def test_accumulated_micro_batches_equal_one_batch():
+    one = trainer(stream=ToyStream(batch=8)).run()
+    eight = trainer(stream=ToyStream(batch=1), accumulate=8).run()
+    assert torch.allclose(weights(one.model), weights(eight.model), atol=1e-5)
+    assert one.ledger.total("samples") == eight.ledger.total("samples") == 160
+
+
+def test_uneven_micro_batches_are_weighted_by_their_items():
+    # 10 samples as 8 + 2 in one update must equal the mean over 10.
+    split = trainer(stream=ToyStream(n=10, batch=8), accumulate=2, budget=Budget(steps=3)).run()
+    whole = trainer(stream=ToyStream(n=10, batch=10), budget=Budget(steps=3)).run()
+    assert torch.allclose(weights(split.model), weights(whole.model), atol=1e-6)
+
+
+def test_an_update_never_spans_two_stages():
+    class Watch(Method):
+        def __init__(self):
+            self.events = []
+
+        def stage_start(self, run, stage):
+            self.events.append(("start", stage.index, run.step))
+
+        def stage_end(self, run, stage):
+            self.events.append(("end", stage.index, run.step))
+
+    watch = Watch()
+    trainer(stream=ToyStream(n=24, batch=8), accumulate=2, methods=[watch], budget=Budget(steps=4)).run()
+    assert watch.events == [("start", 0, 0), ("end", 0, 2), ("start", 1, 2), ("end", 1, 4)]
+
+
+def test_clips_the_accumulated_gradient_by_its_global_norm():
+    norms = []
+
+    class Watch(Method):
+        def clipped(self, run):
+            norms.append(float(torch.cat([p.grad.flatten() for p in run.named_parameters().values()]).norm()))
+
+    trainer(clip=0.1, methods=[Watch()]).run()
+    assert max(norms) <= 0.1 + 1e-6
+    assert norms[0] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_events_come_in_order_and_by_phase_not_by_list():
+    calls = []
+
+    def recorder(label, phase):
+        def note(event):
+            def hook(self, run, *rest):
+                calls.append((event, label))
+
+            return hook
+
+        events = ("start", "stop", "stage_start", "batch", "loss", "backward", "gradients", "clipped", "update", "updated")
+        kind = type(label, (Method,), {e: note(e) for e in events} | {"phases": dict.fromkeys(events, phase)})
+        return kind()
+
+    hooks = [
+        recorder("Looks", OBSERVE),
+        recorder("Noise", NOISE),
+        recorder("First", FIRST),
+        recorder("Zed", CHANGE),
+        recorder("Add", CHANGE),
+    ]
+    trainer(methods=hooks, budget=Budget(steps=1)).run()
+    order = list(dict.fromkeys(event for event, _ in calls))
+    assert order == ["start", "stage_start", "batch", "loss", "backward", "gradients", "clipped", "update", "updated", "stop"]
+    assert [label for event, label in calls if event == "loss"] == ["First", "Add", "Zed", "Noise", "Looks"]
+
+
+def test_only_overridden_hooks_are_called_and_slots_are_exclusive():
+    class Owner(Method):
+        slots = ("sampler",)
+
+    class Other(Method):
+        slots = ("sampler",)
+
+    assert all(not hooks for hooks in trainer(methods=[Owner()]).hooks.lists.values())
+    with pytest.raises(BadInput, match="Owner and Other, which both own 'sampler'"):
+        trainer(methods=[Owner(), Other()])
+    with pytest.raises(BadInput, match="Owner twice"):
+        trainer(methods=[Owner(), Owner()])
+
+
+def test_a_method_may_change_batch_model_loss_and_step():
+    class Half(Method):
+        def loss(self, run, batch, output):
+            return Output(output.loss * 0.5, output.per_sample, output.weight)
+
+    class Descend(Method):
+        slots = ("optimizer_step",)
+
+        def update(self, run, optimizer):
+            with torch.no_grad():
+                for p in run.named_parameters().values():
+                    p -= 0.05 * p.grad
+            return True
+
+    half = trainer(methods=[Half()], optimizer=SGD(lr=0.1), clip=None).run()
+    assert torch.allclose(weights(half.model), weights(trainer(clip=None).run().model), atol=1e-6)
+    assert torch.allclose(weights(trainer(methods=[Descend()], clip=None).run().model), weights(trainer(clip=None).run().model), atol=1e-6)
+
+
+def test_extra_gradient_is_right_charged_and_leaves_grad_alone():
+    seen = {}
+
+    class Probe(Method):
+        variable_flops = True
+
+        def gradients(self, run):
+            before = {n: p.grad.clone() for n, p in run.named_parameters().items()}
+            seen.update(run.gradient(run.stream.next()))
+            assert all(torch.equal(before[n], p.grad) for n, p in run.named_parameters().items())
+
+    plain = trainer(budget=Budget(steps=1)).run()
+    probed = trainer(budget=Budget(steps=1), methods=[Probe()]).run()
+    model, stream = toy_model(), ToyStream()
+    stream.next()
+    squared(model, stream.next()).loss.backward()
+    for name, p in model.named_parameters():
+        assert torch.allclose(seen[name], p.grad, atol=1e-7)
+    assert probed.ledger.total("tokens") == 2 * plain.ledger.total("tokens")
+    assert probed.ledger.total("flops") == 2 * plain.ledger.total("flops")
+
+
+def test_flops_of_a_run_are_those_of_its_matrices():
+    result = trainer(budget=Budget(steps=5)).run()
+    forward = 2 * 8 * (6 * 16 + 16 * 3)
+    backward = 2 * 8 * (6 * 16 + 2 * 16 * 3)  # the first layer needs no gradient of its input
+    assert result.ledger.total("flops") == 5 * (forward + backward)
+
+
+@pytest.mark.parametrize("budget", [Budget(samples=160), Budget(tokens=160), Budget(flops=20 * 5376), Budget(steps=20)])
+def test_each_budget_ends_after_the_same_twenty_steps(budget):
+    cost = trainer(budget=Budget(steps=1)).run().ledger.total("flops")
+    if budget.quantity == "flops":
+        budget = Budget(flops=20 * cost)
+    result = trainer(budget=budget).run()
+    assert result.steps == 20
+    assert torch.equal(weights(result.model), weights(trainer().run().model))
+
+
+def test_weighted_budget_and_its_refusals():
+    result = trainer(budget=Budget(weights={"samples": 1.0, "steps": 8.0}, limit=160)).run()
+    assert result.steps == 10
+    for bad in ({}, {"steps": 0}, {"steps": 3, "tokens": 4}, {"steps": float("nan")}):
+        with pytest.raises(BadInput, match="budget"):
+            Budget(**bad)
+    with pytest.raises(BadInput, match="did you mean 'tokens'"):
+        Budget(token=3)
+
+
+def test_data_that_ends_too_early_is_an_error_not_a_short_run():
+    with pytest.raises(DataEnded, match=r"at step 8 with 40.0% of the budget spent"):
+        trainer(stream=ToyStream(epochs=1)).run()
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "noise"])
+def test_nan_stops_before_the_weights_are_touched(where):
+    class Poison(Method):
+        def loss(self, run, batch, output):
+            return Output(output.loss * math.nan, None, output.weight) if run.step == 3 and where == "loss" else None
+
+        def gradients(self, run):
+            if run.step == 3 and where == "gradient":
+                run.named_parameters()["3.weight"].grad[0, 0] = math.inf
+
+        def clipped(self, run):
+            if run.step == 3 and where == "noise":
+                run.named_parameters()["0.bias"].grad[0] = math.nan
+
+    model = toy_model()
+    with pytest.raises(NonFinite) as caught:
+        trainer(model, methods=[Poison()]).run()
+    assert caught.value.step == 3
+    expected = {"loss": "the loss", "gradient": "the gradient of 3.weight", "noise": "the gradient of 0.bias"}[where]
+    assert caught.value.tensor == expected
+    assert torch.equal(weights(model), weights(trainer(budget=Budget(steps=3)).run().model))
+
+
+def test_learning_rate_follows_the_consumed_share(tmp_path):
+    trainer(schedule=Cosine(warmup=0.5, final=0.0), budget=Budget(steps=4), folder=tmp_path / "r").run()
+    rates = [row["lr"] for row in read_metrics(tmp_path / "r") if "lr" in row]
+    middle = [0.125, 0.375, 0.625, 0.875]
+    assert rates == pytest.approx([0.05 * Cosine(warmup=0.5, final=0.0)(s) for s in middle])
+
+
+def test_dropout_draws_do_not_depend_on_the_global_generator_or_on_evaluation():
+    def run(every):
+        torch.manual_seed(int(every * 100))
+        return trainer(toy_model(dropout=0.5), evaluators={"e": lambda m: {"v": float(torch.rand(1))}}, evaluate_every=every).run()
+
+    assert torch.equal(weights(run(0.1).model), weights(run(1.0).model))
+
+
+def test_evaluation_happens_at_start_intervals_and_end_in_evaluation_mode():
+    modes = []
+
+    def evaluator(model):
+        modes.append((model.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+        return {"v": 1.0}
+
+    result = trainer(evaluators={"e": evaluator}, evaluate_every=0.25).run()
+    assert [row["step"] for row in result.history] == [0, 5, 10, 15, 20]
+    assert set(modes) == {(False, False, False)}
+    assert result.metrics == {"e/v": 1.0}
+    assert result.curve("e/v", "step")[0] == [0, 5, 10, 15, 20]
+
+
+def test_feedback_gives_the_ids_and_their_losses():
+    stream = ToyStream()
+    trainer(stream=stream, budget=Budget(steps=2)).run()
+    first = ToyStream().next()
+    assert (stream.seen[0].ids == first.ids).all()
+    assert np.allclose(stream.seen[0].losses, squared(toy_model(), first).per_sample.numpy())
+
+
+def test_batches_choose_objective_and_optimizer():
+    def doubled(model, batch, carried=None):
+        output = squared(model, batch)
+        return Output(output.loss * 2, output.per_sample, output.weight)
+
+    stream = ToyStream(objectives=("a", "b"), optimizers=("first", "second"))
+    spec = Several({"first": (SGD(lr=0.05), ("0.",)), "second": (AdamW(), ("3.",))})
+    start = toy_model()
+    result = trainer(stream=stream, objective={"a": squared, "b": doubled}, optimizer=spec, budget=Budget(steps=1)).run()
+    assert not torch.equal(result.model[0].weight, start[0].weight)
+    assert torch.equal(result.model[3].weight, start[3].weight)
+    with pytest.raises(BadInput, match="batch.objective"):
+        trainer(stream=ToyStream(objectives=("c",)), objective={"a": squared}).run()
+    with pytest.raises(BadInput, match="already"):
+        trainer(optimizer=Several({"a": (SGD(), ("0.",)), "b": (SGD(), ("0.w",))})).run()
+
+
+def test_muon_takes_matrices_and_adamw_the_rest():
+    result = Muon().build(dict(toy_model().named_parameters()))
+    assert {n: sum(len(g["params"]) for g in o.param_groups) for n, o in result.items()} == {"muon": 2, "adamw": 2}
+    assert trainer(optimizer=Muon(), budget=Budget(steps=3)).run().steps == 3
+    # Newton-Schulz multiplies matrices; that work is charged.
+    assert trainer(optimizer=Muon(), budget=Budget(steps=1)).run().ledger.total("flops") > trainer(
+        budget=Budget(steps=1)
+    ).run().ledger.total("flops")
+
+
+class Widen(Method):
+    """A growing method for the tests: doubles the hidden layer once, at a step."""
+
+    slots = ("surgery",)
+
+    def __init__(self, at=6, moments="carry"):
+        self.at, self.moments = at, moments
+
+    def updated(self, run):
+        if run.step == self.at:
+            old = run.model
+            new = initialise(nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Dropout(0.1), nn.Linear(32, 3)), 1)
+            with torch.no_grad():
+                new[3].bias.copy_(old[3].bias)
+            mapping = {n: Mapped("new", (n,)) for n, _ in new.named_parameters()} | {"3.bias": Mapped("copy", ("3.bias",))}
+            run.replace(new, mapping, method=self, moments=self.moments, note={"width": 32}, schedule=Constant(warmup=0.1))
+
+    def rebuild(self, run, model, note):
+        return nn.Sequential(nn.Linear(6, note["width"]), nn.Tanh(), nn.Dropout(0.1), nn.Linear(note["width"], 3))
+
+
+def test_replacement_rebuilds_the_optimizer_and_carries_moments_by_the_mapping():
+    states = {}
+
+    class Watch(Method):
+        def replaced(self, run, mapping):
+            states.update({n: dict(run.optimizers["adamw"].state.get(p) or {}) for n, p in run.named_parameters().items()})
+            states["steps"] = float(states["3.bias"]["step"])
+
+    result = trainer(methods=[Widen(), Watch()], optimizer=AdamW()).run()
+    assert result.parameters == 6 * 32 + 32 + 32 * 3 + 3
+    assert states["steps"] == 6
+    assert not states["0.weight"]
+
+
+def test_a_mapping_that_forgets_a_parameter_is_refused():
+    class Forget(Widen):
+        def updated(self, run):
+            if run.step == 2:
+                run.replace(toy_model(), {}, method=self)
+
+    with pytest.raises(BadInput, match="nothing said of 0.weight"):
+        trainer(methods=[Forget()]).run()
+
+
+def test_a_method_with_state_per_parameter_must_know_of_replacement():
+    class Averages(Method):
+        per_parameter_state = True
+
+    with pytest.raises(BadInput, match="Widen, which replaces the model, with Averages"):
+        trainer(methods=[Widen(), Averages()])
+
+
+@pytest.mark.parametrize(
+    "methods", [list, lambda: [Widen(at=6)], lambda: [Widen(at=9, moments="reset")]], ids=["plain", "grown-before", "grown-after"]
+)
+@pytest.mark.parametrize("optimizer", [AdamW(), Muon()], ids=["adamw", "muon"])
+def test_stopped_and_resumed_equals_unbroken_bit_for_bit(tmp_path, methods, optimizer):
+    def make(folder, extra=()):
+        return trainer(
+            toy_model(dropout=0.3), ToyStream(n=60), optimizer=optimizer, schedule=Cosine(warmup=0.1), accumulate=2, folder=folder,
+            methods=[*methods(), *extra], evaluators={"e": lambda m: {"w": float(weights(m).sum())}}, checkpoint_every=0.3,
+        )  # fmt: skip
+
+    unbroken = make(tmp_path / "a", [Stop(0)]).run()
+    for turn, at in enumerate((3, 7, 11)):
+        with pytest.raises(Interrupted):
+            make(tmp_path / "b", [Stop(at)]).run(resume=turn > 0)
+    resumed = make(tmp_path / "b", [Stop(0)]).run(resume=True)
+    assert torch.equal(weights(unbroken.model), weights(resumed.model))
+    for name in ("metrics.jsonl", "order.bin"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert resumed.ledger.total("flops") == unbroken.ledger.total("flops")
+    strip = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.history]
+    assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in unbroken.history]
+
+
+def test_folders_are_not_overwritten_or_mixed_up(tmp_path):
+    folder = tmp_path / "run"
+    trainer(folder=folder).run()
+    kept = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(BadInput, match="found a run already"):
+        trainer(folder=folder).run()
+    with pytest.raises(BadInput, match="a run of another seed"):
+        trainer(folder=folder, seed=1).run(resume=True)
+    with pytest.raises(BadInput, match="a run of another model"):
+        trainer(toy_model(width=8), folder=folder).run(resume=True)
+    with pytest.raises(BadInput, match="a run of another set of methods"):
+        trainer(folder=folder, methods=[Widen(at=3)]).run(resume=True)
+    with pytest.raises(BadInput, match="no run"):
+        trainer(folder=tmp_path / "none").run(resume=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(BadInput, match="files that no run of etude wrote"):
+        trainer(folder=tmp_path / "mine").run()
+    assert (folder / "metrics.jsonl").read_bytes() == kept
+    assert json.loads((folder / "run.json").read_text())["identity"]
+
+
+def test_bad_settings_are_refused_before_anything_runs():
+    for settings, message in (
+        ({"accumulate": 0}, "accumulate"),
+        ({"clip": 0}, "clip"),
+        ({"evaluate_every": 0}, "evaluate_every"),
+        ({"device": "quantum"}, "device"),
+        ({"precision": "int3"}, "precision"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            trainer(**settings)
+
+
+def test_generator_free_of_device_state():
+    assert generator(0, "x").device.type == "cpu"

@@ -1,0 +1,80 @@
+"""A study that is killed or interrupted in the middle: no orphans, nothing finished is lost, and the rest is the same to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from etude.evidence import records
+from etude.evidence.places import Place
+from etude.evidence.runner import run_study
+
+DRIVER = """
+import sys
+from etude.evidence.reference import FILE, Reference
+from etude.evidence.runner import StudyInterrupted, run_study
+try:
+    run_study(Reference(sys.argv[1], FILE), out=sys.argv[2], workers=2)
+except StudyInterrupted as error:
+    sys.exit(f"{error} [{error.exit_code}]")
+"""
+
+pytestmark = pytest.mark.usefixtures("stub_figures")
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                    found.append(int(entry.name))
+            except (OSError, IndexError):
+                continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts processes through /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_in_the_middle_and_taken_up_again(how, tiny, tmp_path):
+    study = tiny(("pause: float = 0.0", "pause: float = 0.02"))
+    out = tmp_path / "out"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, study.word, str(out)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    runs = out / "quick" / "runs"
+    deadline = time.monotonic() + 60
+    while not list(runs.glob("[!.]*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    process.send_signal(how)
+    told = process.communicate(timeout=30)[1]
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.02)
+    finished = {path: path.stat().st_mtime_ns for path in runs.glob("[!.]*.json")}
+    assert 1 <= len(finished) < 9
+    if how is signal.SIGINT:
+        assert process.returncode == 1  # of this driver; the exit code for the shell is in the text
+        assert f"tiny: interrupted with {len(finished)} of 9 runs finished" in told
+        assert told.rstrip().endswith("[130]")
+    resumed = run_study(study, out=out, workers=1, seeds=1, quiet=True, place=Place(tmp_path))
+    fresh = run_study(study, out=tmp_path / "fresh", workers=1, seeds=1, quiet=True, place=Place(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    for arm in fresh["arms"]:
+        assert records.without_times(records.run_of(resumed, arm, 0)) == records.without_times(records.run_of(fresh, arm, 0))

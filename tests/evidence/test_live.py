@@ -1,0 +1,58 @@
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from etude.evidence import live
+from etude.evidence.jobs import Task
+from etude.evidence.live import Row
+
+
+def row(arm: str, seed: int = 0, **more) -> Row:
+    return Row(Task(arm=arm, scale="quick", seed=seed, config="", file=Path(), folder=Path()), **more)
+
+
+def test_clock():
+    assert [live.clock(s) for s in (None, 0.04, 9.94, 10.2, 65, 3723.4)] == ["–", "0.0 s", "9.9 s", "0:10", "1:05", "1:02:03"]
+
+
+def test_time_left_uses_what_runs_of_the_same_arm_took():
+    rows = [row("a", 0, state="done", seconds=10.0), row("b", 0, state="kept", seconds=2.0), row("a", 1), row("b", 1), row("c", 0)]
+    assert live.time_left(rows, 1) == pytest.approx(10 + 2 + 6)  # an arm not seen yet takes what the others take
+    assert live.time_left(rows, 2) == pytest.approx(10)  # never less than the longest run
+    assert live.time_left([row("a"), row("b")], 2) is None
+    assert live.time_left(rows[:2], 2) == 0
+
+
+def test_time_left_follows_the_progress_of_a_running_one():
+    running = row("a", state="running", fraction=0.25, started=time.monotonic() - 5)
+    assert live.time_left([running], 1) == pytest.approx(15, rel=0.05)
+    assert live.time_left([running, row("a", 1)], 1) == pytest.approx(35, rel=0.05)
+
+
+def test_plain_lines_where_there_is_no_terminal():
+    file = io.StringIO()
+    rows = [row("a", 0, state="kept", seconds=1.0), row("a", 1)]
+    with live.Lines(rows, "tiny at quick scale", "metric", 1, Console(file=file)) as view:
+        rows[1].state = "running"
+        view.changed(rows[1])
+        view.tick()
+        rows[1].state, rows[1].seconds = "done", 2.0
+        view.changed(rows[1])
+    assert file.getvalue() == "tiny at quick scale: 2 runs, 1 kept from before\n[2/2] a, seed 1: done in 2.0 s\n"
+
+
+def test_the_table_shows_running_ones_first_where_room_is_short():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, height=9)
+    rows = [row("a", seed, state="done", seconds=1.0, fraction=1.0) for seed in range(20)]
+    rows[-1] = row("last", 19, state="running", fraction=0.5, metric=1.2345, started=time.monotonic() - 30)
+    table = live.LiveTable(rows, "title", "metric", 2, console)
+    console.print(table._draw())
+    text = file.getvalue()
+    assert "last" in text
+    assert "1.234" in text or "1.235" in text
+    assert "19 of 20 runs, about 0:30 left" in text
+    assert "(15 more not shown)" in text

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+
+from etude.evidence.matched import matched_effects, signs_differ
+
+
+def record_of(**arms):
+    """arms: name -> {quantity: [(xs, ys) per seed]}."""
+
+    def told(name, curves):
+        return {"reference": name == "ceiling", "curves": {f"loss / {quantity}": list(pairs) for quantity, pairs in curves.items()}}
+
+    return {"baseline": "plain", "headline": "loss", "arms": {name: told(name, curves) for name, curves in arms.items()}}
+
+
+def test_read_at_the_smaller_total_by_interpolation():
+    plain = [([1.0, 2.0, 4.0], [3.0, 2.0, 1.0])] * 2
+    fast = [([1.0, 3.0], [2.0, 0.5]), ([1.0, 3.0], [2.0, 0.7])]
+    effect = matched_effects(record_of(plain={"flops": plain}, fast={"flops": fast}))["flops"]["fast"]
+    # plain at 3: half-way between 2 and 1
+    assert effect["estimate"] == pytest.approx(((0.5 - 1.5) + (0.7 - 1.5)) / 2)
+    assert (effect["at"], effect["n"], effect["mid_schedule"], effect["measure"]) == (3.0, 2, "plain", "loss")
+    half = 12.706204736 * 0.1  # t quantile for one degree of freedom; sd of (-1.0, -0.8) over sqrt(2)
+    assert effect["interval"] == pytest.approx([-0.9 - half, -0.9 + half])
+
+
+def test_totals_within_two_percent_count_as_equal():
+    plain, fast = [([1.0, 100.0], [3.0, 1.0])], [([1.0, 101.5], [3.0, 0.5])]
+    effect = matched_effects(record_of(plain={"flops": plain}, fast={"flops": fast}))["flops"]["fast"]
+    assert effect["estimate"] == -0.5
+    assert effect["mid_schedule"] == ""
+    assert effect["interval"] == [-math.inf, math.inf]
+
+
+def test_reference_arms_and_arms_without_curves_are_left_out():
+    curve = [([1.0, 2.0], [3.0, 1.0])]
+    told = matched_effects(record_of(plain={"flops": curve}, fast={"seconds": curve}, ceiling={"flops": curve}))
+    assert told == {}
+    assert matched_effects(record_of(fast={"flops": curve})) == {}
+
+
+def test_a_curve_that_begins_behind_the_other_ones_end_cannot_be_read():
+    assert matched_effects(record_of(plain={"flops": [([1.0, 2.0], [3.0, 1.0])]}, fast={"flops": [([5.0, 9.0], [3.0, 1.0])]})) == {}
+
+
+def test_signs():
+    plain = {"flops": [([1.0, 4.0], [2.0, 1.0])], "seconds": [([1.0, 4.0], [2.0, 1.0])]}
+    slow = {"flops": [([1.0, 4.0], [2.0, 0.8])], "seconds": [([2.0, 8.0], [2.0, 0.8])]}
+    matched = matched_effects(record_of(plain=plain, slow=slow))
+    # at 4 s: 2 - 1.2 / 3 = 1.6 against 1
+    assert signs_differ(matched, ["plain", "slow"]) == ["the signs differ for slow: loss -0.2 at equal FLOPs, +0.6 at equal wall time"]
+    assert signs_differ(matched, ["plain"]) == []

@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+import pytest
+
+from etude.evidence.places import Place
+from etude.evidence.plan import extrapolate, makespan
+from etude.evidence.runner import run_study
+from etude.evidence.statistics import smallest_detectable
+
+pytestmark = pytest.mark.usefixtures("stub_figures")
+
+
+def test_makespan_gives_each_free_worker_the_next_run():
+    assert makespan([3, 1, 1, 1], 2) == 3
+    assert makespan([1, 1, 1, 3], 2) == 4
+    assert makespan([], 2) == 0
+
+
+def test_extrapolation_counts_setting_up_once():
+    # 2 s until the first report at 10 %, then 5 % a second: 17 s more from 15 % at 3 s
+    assert extrapolate([(2.0, 0.1), (3.0, 0.15)], 3.0) == pytest.approx(20.0)
+    assert extrapolate([(2.0, 0.1), (4.0, 1.0)], 4.1) == 4.1
+    assert extrapolate([(2.0, 0.1)], 2.0) is None
+    assert extrapolate([(2.0, 0.1), (5.0, 0.1)], 5.0) is None
+    assert extrapolate([], 8.0) is None
+
+
+def test_a_plan_from_finished_runs_starts_nothing(tiny, tmp_path):
+    where = {"out": tmp_path / "out", "place": Place(tmp_path), "workers": 1}
+    record = run_study(tiny(), seeds=3, quiet=True, **where)
+    before = sorted((tmp_path / "out").rglob("*"))
+    told = run_study(tiny(), seeds=5, plan=True, quiet=True, **where)
+    assert sorted((tmp_path / "out").rglob("*")) == before
+    assert (told["runs"], told["kept"], told["workers"], told["seeds"]) == (15, 9, 1, [0, 1, 2, 3, 4])
+    mean = [np.mean(record["arms"][arm]["seconds"]) for arm in record["arms"]]
+    assert told["seconds"] == pytest.approx(2 * sum(mean))
+    assert told["arms"]["plain"]["source"] == "3 finished runs"
+    assert told["memory"] > 1e7
+    losses = record["arms"]
+    effects = np.subtract(losses["plain"]["metrics"]["loss"], losses["fast"]["metrics"]["loss"])
+    assert told["detectable"] == pytest.approx(smallest_detectable(float(np.std(effects, ddof=1)), 5, 0.05))
+    assert told["detectable_unit"] == "in the primary claim's unit, from the quick record's spread"
+
+
+def test_a_plan_without_earlier_runs_probes_on_a_tuning_seed(tiny, tmp_path, capsys):
+    seen = tmp_path / "seen"
+    study = tiny(("    steps = 20\n", f"    steps = 20\n    open('{seen}', 'a').write(str(job.seed) + ' ')\n"))
+    told = run_study(study, "cpu", arms=["plain"], plan=True, json=True, out=tmp_path / "out", place=Place(tmp_path))
+    assert json.loads(capsys.readouterr().out)["runs"] == 3
+    assert seen.read_text() == "100 "
+    assert told["arms"]["plain"]["source"] == "a whole run"
+    assert told["seconds"] > 0
+    assert told["disk"] > 0
+    assert told["detectable"] == smallest_detectable(1.0, 3)
+    assert "standard deviations" in told["detectable_unit"]
+    assert not (tmp_path / "out").exists()
