@@ -78,7 +78,7 @@ def time_left(rows: Sequence[Row], workers: int) -> float | None:
 
 
 def clock(seconds: float | None) -> str:
-    """"4.2 s", "1:05", "2:03:09", or a dash where unknown."""
+    """ "4.2 s", "1:05", "2:03:09", or a dash where unknown."""
     if seconds is None:
         return "–"
     if seconds < 10:

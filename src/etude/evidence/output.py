@@ -1,8 +1,8 @@
 """The output folder of a study: OUT/study.json marks whose it is; below OUT/SCALE/ lie finished runs, logs, record and plots.
 
-    OUT/SCALE/runs/ARM-seedK-HASH.json   a finished run, reused by later calls
-    OUT/SCALE/folders/ARM-seedK-HASH/    what the run itself wrote
-    OUT/SCALE/record.json, plots/, logs/
+OUT/SCALE/runs/ARM-seedK-HASH.json   a finished run, reused by later calls
+OUT/SCALE/folders/ARM-seedK-HASH/    what the run itself wrote
+OUT/SCALE/record.json, plots/, logs/
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _machine_differences(kept: Mapping[str, Any]) -> str:
-    """"torch is 2.12 there and 2.13 here", or "" on a like machine."""
+    """ "torch is 2.12 there and 2.13 here", or "" on a like machine."""
     here = {**fingerprint.libraries(), "instruction_set": fingerprint.instruction_set()}
     kept = {**kept, "python": ".".join(str(kept["python"]).split(".")[:2])}
     return " and ".join(f"{k.replace('_', ' ')} is {kept.get(k)} there and {v} here" for k, v in here.items() if kept.get(k) != v)

@@ -38,9 +38,7 @@ def layer_sources(base: int, depth: int, how: str) -> list[int | None]:
     return [i if i < base else None for i in range(depth)]
 
 
-def grow_depth(
-    model: Transformer, target: int | TransformerConfig, how: str = "stack", *, seed: int = 0
-) -> tuple[Transformer, Mapping_]:
+def grow_depth(model: Transformer, target: int | TransformerConfig, how: str = "stack", *, seed: int = 0) -> tuple[Transformer, Mapping_]:
     """The grown model and, for each of its parameters, where it comes from (for `run.replace`).
 
     target: the depth, or the whole config, which may differ from the model's in depth alone.
