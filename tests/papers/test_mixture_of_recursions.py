@@ -1,4 +1,6 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +95,25 @@ def test_gathered_computation_equals_masked_brute_force(num):
     model.routing = "top-k"
     found = model.eval()(ids)["hidden"]
     assert torch.allclose(found, brute_force(model, ids), atol=1e-5)
+
+
+def test_routing_equals_the_authors_code():
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "mixture-of-recursions.json").read_text())
+
+    class Routed(RecursiveTransformer):
+        def _run(self, blocks, y, gathered, places, *rest):
+            kept.append(places.tolist())
+            return y + 0.3 * torch.tanh(y).cumsum(1) + places.unsqueeze(-1) / 10
+
+    model, kept = Routed(RecursiveConfig(shape=SHAPE)).double().train(), []
+    for router, told in zip(model.routers, golden["recursions"], strict=True):
+        router.linear.weight = torch.nn.Parameter(torch.tensor([told["router"]], dtype=torch.float64))
+    x = torch.tensor(golden["x"], dtype=torch.float64)
+    with torch.no_grad():
+        hidden, auxiliary, _ = model._expert(x, torch.zeros(x.shape[1], 1), None)
+    assert kept == [told["kept"] for told in golden["recursions"]]
+    assert torch.allclose(hidden, torch.tensor(golden["recursions"][-1]["hidden"], dtype=torch.float64), atol=1e-12)
+    assert float(auxiliary) == pytest.approx(0.001 * sum(told["auxiliary"] for told in golden["recursions"]))
 
 
 def test_dropped_tokens_cost_nothing_attention_included():

@@ -1,5 +1,7 @@
+import json
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from etude.errors import BadInput
 from etude.evidence.claims import check
 from etude.evidence.study import Job
 from etude.generate.diffusion import NoiseSchedule, draw, linear_betas
+from etude.nn.diffusion import NoiseNet, NoiseNetConfig
 from etude.papers.analysis.mode_interpolation import STUDY, Settings, modes, study
 from etude.papers.analysis.mode_interpolation.detector import auroc, keep_lowest, keep_random, num_drawn, removed_at, trajectory_variance
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "mode-interpolation.json").read_text())
 PAPER_GRID = modes.grid((-4, -2, 0, 2, 4))
 TINY = replace(STUDY.scales["smoke"].settings, num_samples=60, batch_size=30, num_updates=4, noise_levels=8, used_levels=8, width=4)
 
@@ -94,6 +98,43 @@ def test_coverage_by_hand():
     assert modes.coverage(x, pair) == pytest.approx((1.0, 0.25, math.sqrt(0.5)))
     assert modes.coverage(x[:3], pair)[:2] == (0.5, 0.5)
     assert modes.coverage(x[4:], pair)[:2] == (0.0, 1.0)
+
+
+# --- against the authors' code -----------------------------------------------------------------------------------------
+def test_noise_levels_and_the_step_back_equal_the_authors_code():
+    told = GOLDEN["diffusion"]
+    schedule = NoiseSchedule(linear_betas(1000, 0.001, 0.2))
+    x, noise = (torch.tensor(told[key], dtype=torch.float64) for key in ("x", "noise"))
+    assert schedule.noised(x, torch.tensor(told["t"]), noise).numpy() == pytest.approx(np.array(told["noised"]))
+    for i, t in enumerate(told["t"]):
+        assert schedule.clean(x[i], t, noise[i]).tolist() == pytest.approx(told["clean"][i])
+        assert schedule.mean_back(x[i], t, noise[i]).tolist() == pytest.approx(told["mean_back"][i], rel=1e-6)
+        if t:  # theirs at 0 is multiplied by a mask of zeros
+            assert schedule.variance_back(t) == pytest.approx(told["variance_back"][i])
+
+
+def test_the_network_and_the_score_equal_the_authors_code():
+    told = GOLDEN["network"]
+    ours = {
+        "in_fc": "enter", "out_fc": "leave", "out_norm": "norm", "t_proj.0": "time", "temp_fc.0.enc": "blocks.0.time",
+        "temp_fc.0.fc1": "blocks.0.first", "temp_fc.0.fc2": "blocks.0.second", "temp_fc.0.norm1": "blocks.0.norm1",
+        "temp_fc.0.norm2": "blocks.0.norm2",
+    }  # fmt: skip
+    net = NoiseNet(NoiseNetConfig(dims=2, width=8, depth=3, tied=True))
+    parameters = dict(net.named_parameters())
+    with torch.no_grad():
+        for i, name in enumerate(told["names"]):
+            module, _, kind = name.rpartition(".")
+            parameter = parameters.pop(f"{ours[module]}.{kind}")
+            values = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) * 0.7 + i) * 0.5  # as when theirs ran
+            parameter.copy_(values.reshape(parameter.shape))
+        assert not parameters
+        assert net(torch.tensor(told["x"]), torch.tensor(told["t"])).numpy() == pytest.approx(np.array(told["y"]), abs=1e-5)
+    wide = NoiseNet(NoiseNetConfig(dims=2, width=128, depth=3, tied=True))
+    assert sum(p.numel() for p in wide.parameters()) == told["parameters_width_128"]
+    score = GOLDEN["score"]
+    last = torch.tensor(score["predictions"], dtype=torch.float64)[:, -score["last"] :]
+    assert trajectory_variance(last).tolist() == pytest.approx(score["variance"])
 
 
 # --- the detector -----------------------------------------------------------------------------------------------------

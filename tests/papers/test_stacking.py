@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from etude.engine.streams import initialise
 from etude.engine.trainer import Interrupted, Trainer
 from etude.errors import BadInput
 from etude.learn.language import CausalLM
+from etude.nn.surgery import layer_sources
 from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.growth.stacking import PAPER, STUDY, Grow, growth_tokens
 
@@ -22,6 +26,11 @@ from etude.papers.growth.stacking import PAPER, STUDY, Grow, growth_tokens
 )
 def test_the_guideline_reproduces_the_published_growth_timing(num_parameters, tokens, published):
     assert growth_tokens(num_parameters, tokens) == pytest.approx(published, rel=1e-3)
+
+
+def test_the_order_of_layers_is_the_authors():
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "stacking.json").read_text())
+    assert layer_sources(golden["base"], golden["target"], "stack") == golden["layers"]
 
 
 def train(methods, folder=None, resume=False, tied=False, steps=12):
