@@ -156,14 +156,26 @@ def test_top_k_routing_does_see_later_tokens():
     assert not torch.allclose(model(ids[:, :9])["hidden"], model(ids)["hidden"][:, :9], atol=1e-4)
 
 
-@pytest.mark.parametrize("cache", ["recursion", "shared"])
-def test_cached_decoding_equals_the_full_forward(cache):
-    model, ids = make(cache=cache).eval(), tokens(1, 20)
-    decoder = Decoder(model)
-    with torch.no_grad():
-        stepwise = torch.stack([decoder.step(int(t)) for t in ids[0]])
-        assert torch.allclose(stepwise, model.head(model(ids)["hidden"])[0], atol=1e-4)
+@pytest.mark.parametrize(
+    ("router", "cache"), [("expert", "recursion"), ("expert", "shared"), ("token", "recursion"), ("none", "recursion")]
+)
+def test_cached_decoding_equals_the_full_forward(router, cache):
+    model, ids = make(router, cache=cache).eval(), tokens(1, 20)
+    assert_decodes_as_it_forwards(model, ids)
     assert tokens_per_second(model, ids[0, :4], 3, 0) > 0
+
+
+def test_cached_decoding_of_the_plain_transformer_and_of_lots():
+    assert_decodes_as_it_forwards(initialise(Transformer(SHAPE), 0).eval(), tokens(1, 20))
+    with pytest.raises(BadInput, match="the router none, expert or token"):
+        Decoder(make("random"))
+
+
+@torch.no_grad()
+def assert_decodes_as_it_forwards(model, ids):
+    decoder = Decoder(model)
+    stepwise = torch.stack([decoder.step(int(t)) for t in ids[0]])
+    assert torch.allclose(stepwise, model.head(model(ids)["hidden"])[0], atol=1e-4)
 
 
 def test_documents_do_not_see_each_other():

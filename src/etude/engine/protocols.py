@@ -152,6 +152,104 @@ class Evaluator(Protocol):
     def __call__(self, model: nn.Module) -> Metrics: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to draw tokens. temperature 0 is greedy. top_k 0 and top_p 1 cut nothing.
+
+    max_tokens: of a completion, its stop token included. stop_tokens: ids that end it (kept as its last token).
+    stop_strings: texts that end it (kept, up to the token that completes them).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 64
+    stop_tokens: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sample. tokens: [n] int64, a stop token included. text: without it.
+
+    logprobs: [n] of the temperature-scaled full softmax (temperature 0: of the softmax at 1); None where the generator has none.
+    finish: "stop" (a stop token or string) or "length". kept: [n] how many tokens top-k or top-p left to choose from, or None
+    where nothing was cut; kept_sets: their ids, one array a position, in ascending order.
+    """
+
+    tokens: np.ndarray
+    text: str
+    logprobs: np.ndarray | None
+    finish: str
+    kept: np.ndarray | None = None
+    kept_sets: tuple[np.ndarray, ...] | None = None
+
+
+class Generator(Protocol):
+    """Completes prompts. Prompts are token ids [n], or text as a convenience.
+
+    capabilities: of "tokens", "logprobs", "score", "kept": what a method may ask for; the others are refused by name.
+    complete: `n` completions for each prompt. A sample's random numbers depend on (seed, its prompt's id, sample index) alone;
+              `ids` are the prompts' ids, by default 0, 1, ....
+    score:    per-token log-probabilities of given completions, each [n], at `temperature`.
+    """
+
+    capabilities: frozenset[str]
+
+    def complete(
+        self, prompts: Sequence[np.ndarray | str], sampling: Sampling, *, n: int = 1, seed: int = 0, ids: Sequence[int] | None = None
+    ) -> list[list[Completion]]: ...
+    def score(
+        self, prompts: Sequence[np.ndarray | str], completions: Sequence[np.ndarray | str], *, temperature: float = 1.0
+    ) -> list[np.ndarray]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One item of a task. id: unique within (task, seed, difficulty). prompt: what the model reads. answer: one right answer.
+
+    data: what the verifier needs, plain JSON. difficulty: the level asked for.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    difficulty: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A seeded generator of problems and a verifier that formatting cannot fool.
+
+    problem: item `index` of stream (`seed`, `difficulty`); the same arguments give the same problem, other ones another stream.
+    verify:  the score of a response, 0 to 1, 1 only where it is right; never raises for any text.
+    """
+
+    name: str
+    difficulties: Sequence[int]
+
+    def problem(self, seed: int, index: int, difficulty: int) -> Problem: ...
+    def verify(self, problem: Problem, response: str) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What an environment says after a response. text: what the model reads next ("" at the end). reward: of this step."""
+
+    text: str
+    reward: float
+    terminated: bool
+    truncated: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Environment(Protocol):
+    """A task of several turns, by Gymnasium's conventions: `reset(problem)` gives the first observation, `step(response)` a `Turn`."""
+
+    def reset(self, problem: Problem) -> str: ...
+    def step(self, response: str) -> Turn: ...
+
+
 @dataclass(frozen=True)
 class Mapped:
     """How one new tensor came about: `copy` of `source`, `interpolate`d or `learn`ed from several, `new`, or `drop`ped."""

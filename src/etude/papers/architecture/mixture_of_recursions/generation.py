@@ -1,4 +1,4 @@
-"""Measured decoding: how many tokens a second, with recursion depth chosen by threshold, against all tokens at full depth.
+"""Measured decoding: how many tokens a second, with recursion depth chosen by each token, against all tokens at full depth.
 
 Each new token recomputes nothing: every block keeps its pairs, a recursion's block only those of the tokens that took it.
 """
@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 
 from etude.engine.streams import generator
-from etude.nn.transformer import Block, KeysValues, rotary
+from etude.errors import BadInput
+from etude.nn.transformer import Block, KeysValues, Transformer, rotary
 from etude.papers.architecture.mixture_of_recursions.model import RecursiveTransformer
 
 
 class Decoder:
-    """Greedy or sampled decoding of one sequence, with a cache a (recursion, block). Equals the full forward under thresholding."""
+    """Greedy or sampled decoding of one sequence, with a cache a (recursion, block).
 
-    def __init__(self, model: RecursiveTransformer) -> None:
+    Equals the full forward: of a plain transformer, of a fixed recursion, under thresholding, or under token-choice. A router
+    that draws lots has no decoding of its own.
+    """
+
+    def __init__(self, model: RecursiveTransformer | Transformer) -> None:
+        if isinstance(model, RecursiveTransformer) and model.config.router == "random":
+            raise BadInput("Decoder", "a router that draws lots", "the router none, expert or token")
         self.model, self.pairs, self.position = model, {}, 0
 
     def _attend(self, block: Block, x: Tensor, tables: Tensor, key: tuple[int, int], look: tuple[int, int] | None = None) -> Tensor:
@@ -36,31 +43,41 @@ class Decoder:
 
     def step(self, token: int) -> Tensor:
         """Logits [V] after one more token."""
-        model, config = self.model, self.model.config
+        model = self.model
+        recursive = isinstance(model, RecursiveTransformer)
+        shape = model.config.shape if recursive else model.config
         x = model.embedding(torch.tensor([[token]]))
-        tables = rotary(torch.tensor([self.position]), config.shape, x.dtype)
-        for i, block in enumerate(model.first):
+        tables = rotary(torch.tensor([self.position]), shape, x.dtype)
+        for i, block in enumerate(model.first if recursive else model.blocks):
             x = self._attend(block, x, tables, (-1, i))  # type: ignore[arg-type]
-        for recursion, blocks in enumerate(model.order()):
-            gate = 1.0
+        if recursive:
+            x = self._recursions(model, x, tables)
+            for i, block in enumerate(model.last):
+                x = self._attend(block, x, tables, (-2, i))  # type: ignore[arg-type]
+        self.position += 1
+        return model.head(model.norm(x))[0, 0]
+
+    def _recursions(self, model: RecursiveTransformer, x: Tensor, tables: Tensor) -> Tensor:
+        config = model.config
+        weight, depth = 1.0, config.num_recursions
+        if config.router == "token":
+            shares = model.routers[0](x)[0, 0].softmax(-1)
+            weight, depth = float(shares.max()), int(shares.argmax()) + 1
+        for recursion, blocks in enumerate(model.order()[:depth]):
             if config.router == "expert":
-                logit = model.routers[recursion](x).squeeze()
-                if config.capacities[recursion] < 1 and float(torch.sigmoid(logit)) <= config.threshold:
+                weight = float(torch.sigmoid(model.routers[recursion](x).squeeze()))
+                if config.capacities[recursion] < 1 and weight <= config.threshold:
                     break
-                gate = config.alpha * float(torch.sigmoid(logit))
             y = x
             for slot, i in enumerate(blocks):
                 look = (0, slot) if config.cache == "shared" and recursion else None
                 y = self._attend(model.shared[i], y, tables, (recursion, slot), look)  # type: ignore[arg-type]
-            x = y if config.router == "none" else x + gate * y
-        for i, block in enumerate(model.last):
-            x = self._attend(block, x, tables, (-2, i))  # type: ignore[arg-type]
-        self.position += 1
-        return model.head(model.norm(x))[0, 0]
+            x = y if config.router == "none" else x + config.alpha * weight * y
+        return x
 
 
 @torch.no_grad()
-def tokens_per_second(model: RecursiveTransformer, prompt: Tensor, num_tokens: int, seed: int) -> float:
+def tokens_per_second(model: RecursiveTransformer | Transformer, prompt: Tensor, num_tokens: int, seed: int) -> float:
     """New tokens a second, sampled at temperature 1 after `prompt` [T]; wall time of this process, so only ratios in one run say much."""
     was_training = model.training
     model.eval()
