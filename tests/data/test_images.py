@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from etude.data.images import digits, mnist1d, with_label_noise
+from etude.data.images import _check_mnist1d, digits, mnist1d, with_label_noise
 from etude.errors import BadInput
 
 
@@ -62,3 +62,13 @@ def test_label_noise():
         with_label_noise(y, 1.5, 10, seed=0)
     with pytest.raises(BadInput, match="1 classes"):
         with_label_noise(y, 0.5, 1, seed=0)
+
+
+def test_another_mnist1d_is_refused():
+    parts = (mnist1d().train, mnist1d().steer, mnist1d().validation, mnist1d().test)
+    x = np.concatenate([p.x.numpy() for p in parts])
+    y = np.concatenate([p.y.numpy() for p in parts])
+    _check_mnist1d(x + 1e-6, y)
+    for changed in ((x * 1.01, y), (x, y[::-1])):
+        with pytest.raises(BadInput, match="other samples than those that were recorded"):
+            _check_mnist1d(*changed)

@@ -10,7 +10,7 @@ from toys import Stop, ToyStream, squared, toy_model
 from etude.engine.ledger import Budget
 from etude.engine.metrics import read_metrics
 from etude.engine.optim import SGD, AdamW, Muon, Several
-from etude.engine.protocols import CHANGE, FIRST, NOISE, OBSERVE, Mapped, Method, Output
+from etude.engine.protocols import CHANGE, FIRST, NOISE, OBSERVE, Mapped, Method, Output, Score
 from etude.engine.schedule import Constant, Cosine
 from etude.engine.streams import generator, initialise
 from etude.engine.trainer import DataEnded, Interrupted, NonFinite, Trainer
@@ -88,7 +88,7 @@ def test_events_come_in_order_and_by_phase_not_by_list():
 
             return hook
 
-        events = ("start", "stop", "stage_start", "batch", "loss", "backward", "gradients", "clipped", "update", "updated")
+        events = ("start", "stop", "stage_start", "batch", "loss", "backward", "gradients", "clipped", "updated")
         kind = type(label, (Method,), {e: note(e) for e in events} | {"phases": dict.fromkeys(events, phase)})
         return kind()
 
@@ -99,7 +99,14 @@ def test_events_come_in_order_and_by_phase_not_by_list():
         recorder("Zed", CHANGE),
         recorder("Add", CHANGE),
     ]
-    trainer(methods=hooks, budget=Budget(steps=1)).run()
+
+    class Update(Method):
+        slots = ("optimizer_step",)
+
+        def update(self, run, optimizer):
+            calls.append(("update", "Update"))
+
+    trainer(methods=[*hooks, Update()], budget=Budget(steps=1)).run()
     order = list(dict.fromkeys(event for event, _ in calls))
     assert order == ["start", "stage_start", "batch", "loss", "backward", "gradients", "clipped", "update", "updated", "stop"]
     assert [label for event, label in calls if event == "loss"] == ["First", "Add", "Zed", "Noise", "Looks"]
@@ -215,6 +222,34 @@ def test_nan_stops_before_the_weights_are_touched(where):
     assert torch.equal(weights(model), weights(trainer(budget=Budget(steps=3)).run().model))
 
 
+def test_a_loss_that_is_nan_where_no_gradient_is_stops_the_run_too():
+    def constant(model, batch, carried=None):
+        output = squared(model, batch)
+        return Output(output.loss + (math.nan if constant.step == 3 else 0.0), output.per_sample, output.weight)
+
+    class Count(Method):
+        def batch(self, run, batch):
+            constant.step = run.step
+
+    with pytest.raises(NonFinite, match="step 4: the loss is not finite; weights are as after step 3"):
+        trainer(objective=constant, methods=[Count()]).run()
+
+
+def test_weights_that_the_last_update_made_infinite_are_not_returned_or_kept(tmp_path):
+    class Blow(Method):
+        slots = ("optimizer_step",)
+
+        def update(self, run, optimizer):
+            if run.step == 4:
+                with torch.no_grad():
+                    run.named_parameters()["0.weight"][0, 0] = math.inf
+            return True
+
+    with pytest.raises(NonFinite, match="0.weight"):
+        trainer(methods=[Blow()], budget=Budget(steps=5), folder=tmp_path / "r").run()
+    assert not list((tmp_path / "r").rglob("step-*5"))
+
+
 def test_learning_rate_follows_the_consumed_share(tmp_path):
     trainer(schedule=Cosine(warmup=0.5, final=0.0), budget=Budget(steps=4), folder=tmp_path / "r").run()
     rates = [row["lr"] for row in read_metrics(tmp_path / "r") if "lr" in row]
@@ -277,6 +312,91 @@ def test_muon_takes_matrices_and_adamw_the_rest():
     assert trainer(optimizer=Muon(), budget=Budget(steps=1)).run().ledger.total("flops") > trainer(
         budget=Budget(steps=1)
     ).run().ledger.total("flops")
+
+
+def test_an_update_clips_and_checks_only_what_it_steps():
+    seen = []
+
+    class Watch(Method):
+        def clipped(self, run):
+            seen.append((run.gradient_norm, float(run.named_parameters()["0.weight"].grad.norm())))
+
+    def blows(model, batch, carried=None):
+        output = squared(model, batch)
+        huge = sum((p * 1e6).sum() for n, p in model.named_parameters() if n.startswith("3."))
+        return Output(output.loss + huge, output.per_sample, output.weight)
+
+    parts = {"first": (SGD(lr=0.01), ("0.",)), "last": (SGD(lr=0.01), ("3.",))}
+    stream = ToyStream(optimizers=("first",))
+    trainer(stream=stream, objective=blows, optimizer=Several(parts), clip=1e9, methods=[Watch()], budget=Budget(steps=1)).run()
+    norm, own = seen[0]
+    assert own <= norm < 1e3  # the other part's gradient is of size 1e6
+
+
+def test_a_parameter_that_no_optimizer_owns_is_refused():
+    with pytest.raises(BadInput, match="3.weight, which no optimizer owns"):
+        trainer(optimizer=Several({"first": (SGD(lr=0.01), ("0.",))})).run()
+
+
+def test_slots_are_enforced_where_they_are_used():
+    class Steps(Method):
+        def update(self, run, optimizer):
+            return True
+
+    class Grows(Widen):
+        slots = ()
+
+    class Gives(Method):
+        def start(self, run):
+            run.set_sampler(None)
+
+    for method, message in ((Steps(), "no 'optimizer_step'"), (Grows(), "no 'surgery'"), (Gives(), "owns the slot 'sampler'")):
+        with pytest.raises(BadInput, match=message):
+            trainer(methods=[method]).run()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"0.bias": Mapped("banana", ("0.bias",))}, "banana"),
+        ({"0.bias": Mapped("learn", ("0.bias", "9.bias"))}, "9.bias"),
+        ({"0.bias": Mapped("copy", ("0.bias",))}, "differs from its source"),
+        ({"0.bias": Mapped("new")}, "nothing said of 0.bias"),
+        ({"0.other": Mapped("new")}, "0.other"),
+    ],
+)
+def test_a_mapping_that_is_not_true_is_refused(mapping, message):
+    class Wrong(Widen):
+        def updated(self, run):
+            if run.step == 2:
+                new = toy_model(seed=3)
+                new[0].bias.data.fill_(7.0)
+                told = {n: Mapped("learn", (n,)) for n, _ in new.named_parameters()}
+                run.replace(new, told | mapping, method=self)
+
+    with pytest.raises(BadInput, match=message):
+        trainer(methods=[Wrong()]).run()
+
+
+def test_what_steers_reaches_the_sampler_and_is_charged():
+    def steer(model):
+        model(torch.zeros(10, 6))
+        return {"loss": 2.5}
+
+    stream = ToyStream()
+    result = trainer(stream=stream, steer={"dev": steer}, steer_every=0.5, budget=Budget(steps=8)).run()
+    told = [f for f in stream.seen if f.evaluations]
+    assert [(f.step, dict(f.evaluations), len(f.ids)) for f in told] == [(0, {"dev/loss": 2.5}, 0), (4, {"dev/loss": 2.5}, 0)]
+    assert result.ledger.as_dict()["prepare"] == {"evaluations": 2, "flops": 2 * 2 * 10 * (6 * 16 + 16 * 3)}
+
+
+def test_a_score_of_something_unknown_is_refused():
+    class Asks(ToyStream):
+        def sampler_wants(self):
+            return Score(np.arange(3), "gradient_norm")
+
+    with pytest.raises(BadInput, match="gradient_norm"):
+        trainer(stream=Asks()).run()
 
 
 class Widen(Method):

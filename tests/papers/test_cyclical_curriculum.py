@@ -206,7 +206,7 @@ def test_resumed_bit_for_bit_inside_and_between_short_epochs(tmp_path, scores, s
 def test_refuses_to_resume_with_other_scores(tmp_path):
     with pytest.raises(Interrupted):
         train([CyclicalCurriculum(np.arange(1.0, N + 1)), Stop(5)], folder=tmp_path / "r")
-    with pytest.raises(BadInput, match="other scores or another pacing"):
+    with pytest.raises(BadInput, match="a run of another set of methods"):
         train([CyclicalCurriculum(np.arange(2.0, N + 2)), Stop(0)], folder=tmp_path / "r", resume=True)
 
 

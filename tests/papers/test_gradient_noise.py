@@ -2,6 +2,7 @@ import copy
 import math
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ from etude.papers.objective.gradient_noise import (
     noisy,
     set_start,
 )
+from etude.papers.objective.gradient_noise.study import parity_strings
 
 
 class Capture(Method):
@@ -268,7 +270,10 @@ def outcome(arm, settings=SMOKE, seed=5):
     return STUDY.arms[arm].run(Job(study="gradient-noise", arm=arm, scale="smoke", seed=seed, settings=settings))
 
 
-@pytest.mark.parametrize("arm", STUDY.arms)
+DIGITS = [arm for arm in STUDY.arms if not arm.startswith("parity")]
+
+
+@pytest.mark.parametrize("arm", DIGITS)
 def test_every_arm_runs_and_spends_the_same(arm):
     seen = outcome(arm)
     assert not seen.diverged
@@ -279,6 +284,24 @@ def test_every_arm_runs_and_spends_the_same(arm):
     xs, ys = seen.curves["accuracy / step"]
     assert (xs[0], xs[-1], ys[-1]) == (0, SMOKE.steps, seen.metrics["last accuracy"])
     assert seen.metrics["accuracy"] in ys
+
+
+@pytest.mark.parametrize("arm", ["parity", "parity-noise"])
+def test_restarts_on_parity_are_counted_and_charged(arm):
+    settings = replace(SMOKE, restarts=3)
+    seen = outcome(arm, settings)
+    assert seen.ledger["train"]["samples"] == 3 * SMOKE.parity_steps * SMOKE.batch
+    assert seen.counts["parity learned"][1] == 3
+    assert seen.parameters == 3 * (8 + 8 * 8 + 2 * 8) + 8 * 2 + 2
+    assert outcome("parity-noise", replace(settings, parity_eta=0.0)).metrics == outcome("parity", settings).metrics
+
+
+def test_every_string_is_there_once_with_its_parity():
+    train, held_out = (source.get(np.arange(len(source))) for source in parity_strings(4))
+    x, y = torch.cat([train["x"], held_out["x"]]), torch.cat([train["y"], held_out["y"]])
+    assert (len(train["y"]), len(held_out["y"])) == (12, 4)
+    assert len({tuple(row) for row in x.tolist()}) == 16
+    assert y.tolist() == [sum(v > 0 for v in row) % 2 for row in x.tolist()]
 
 
 def test_arms_repeat_to_the_bit_and_share_all_but_the_noise():

@@ -61,23 +61,37 @@ def test_equations_worked_out_by_hand():
 
 @torch.no_grad()
 def brute_force(model, ids):
-    """Expert-choice by a loop over recursions, with masks over full sequences instead of gathered tokens."""
+    """Expert-choice by a loop over recursions, with masks over full sequences instead of gathered tokens.
+
+    With the shared cache, a block of a later recursion sees the pairs that its first recursion made of all tokens.
+    """
+    first_pairs = {}
+
+    def run(number, block, y, look, recursion):
+        if model.config.cache == "recursion":
+            return block(y, tables, look)
+        h = block.attention_norm(y)
+        queries, own = block.attention.project(h, tables)
+        pairs = first_pairs.setdefault(number, own)
+        y = y + block.attention.attend(queries, pairs, causal[None, None] if recursion else look)
+        return y + block.feed_forward(block.feed_forward_norm(y))
+
     x, config = model.embedding(ids), model.config
     tables = model_tables(model, ids.shape[1])
     x = model.first[0](x, tables)
     batch, length = ids.shape
     alive = torch.ones(batch, length, dtype=torch.bool)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
     for r in range(config.num_recursions):
         logits = model.routers[r](x).squeeze(-1).masked_fill(~alive, -math.inf)
         keep = torch.zeros_like(alive)
         for b in range(batch):
             best = sorted(range(length), key=lambda t, b=b: -float(logits[b, t]))[: int(config.capacities[r] * length + 1e-9)]
             keep[b, best] = True
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
         look = (causal & keep[:, None, :]) | torch.eye(length, dtype=torch.bool)
         y = x
-        for block in model.shared:
-            y = block(y, tables, look[:, None])
+        for number, block in enumerate(model.shared):
+            y = run(number, block, y, look[:, None], r)
         x = x + torch.where(keep, config.alpha * torch.sigmoid(logits), torch.zeros(())).unsqueeze(-1) * y
         alive = keep
     return model.norm(model.last[0](x, tables))
@@ -89,9 +103,9 @@ def model_tables(model, length):
     return rotary(torch.arange(length), model.config.shape)
 
 
-@pytest.mark.parametrize("num", [2, 3])
-def test_gathered_computation_equals_masked_brute_force(num):
-    model, ids = make(num=num), tokens()
+@pytest.mark.parametrize(("num", "cache"), [(2, "recursion"), (3, "recursion"), (3, "shared")])
+def test_gathered_computation_equals_masked_brute_force(num, cache):
+    model, ids = make(num=num, cache=cache), tokens()
     model.routing = "top-k"
     found = model.eval()(ids)["hidden"]
     assert torch.allclose(found, brute_force(model, ids), atol=1e-5)
@@ -132,6 +146,40 @@ def test_dropped_tokens_cost_nothing_attention_included():
     attention = 4 * 4 * 24 * 24 * 16
     expected = linear * 6 + attention * (2 + 2 * (1 + 4 / 9 + 1 / 9))
     assert counts["random"] == pytest.approx(expected, rel=1e-9)
+
+
+@torch.no_grad()
+def test_token_choice_equals_masked_brute_force():
+    model, ids = make("token").eval(), tokens()
+    x, config = model.embedding(ids), model.config
+    tables = model_tables(model, ids.shape[1])
+    x = model.first[0](x, tables)
+    shares = model.routers[0](x).softmax(-1)
+    weight, depth = shares.max(-1)
+    assert len(depth.unique()) == 3
+    for r in range(config.num_recursions):
+        keep = depth >= r
+        look = (torch.ones(24, 24, dtype=torch.bool).tril() & keep[:, None, :]) | torch.eye(24, dtype=torch.bool)
+        y = x
+        for block in model.shared:
+            y = block(y, tables, look[:, None])
+        x = x + torch.where(keep, config.alpha * weight, torch.zeros(())).unsqueeze(-1) * y
+    assert torch.allclose(model(ids)["hidden"], model.norm(model.last[0](x, tables)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_shared_cache_saves_the_later_recursions_keys_and_values():
+    counts = {}
+    for cache in ("recursion", "shared"):
+        model = make(cache=cache)
+        model.routing = "top-k"
+        with FlopCounter() as counter:
+            model.eval()(tokens(4, 24))
+        counts[cache] = counter.total
+    kept, width = 4 * (16 + 8), SHAPE.width  # of 24 tokens in four sequences, at recursions 2 and 3
+    projections = 2 * kept * width * 2 * width * 2  # keys and values, two blocks
+    attention = 2 * 4 * 4 * width * ((16 * 24 + 8 * 24) - (16**2 + 8**2))  # queries look at all 24, in two blocks
+    assert counts["recursion"] - counts["shared"] == projections - attention
 
 
 def test_the_router_gets_its_gradient_through_the_gate():
@@ -235,5 +283,7 @@ def test_trains_and_counts_what_it_computes(router):
 def test_the_paper_scale_has_the_published_size():
     with torch.device("meta"):
         model = STUDY.build_paper_model(PAPER)
+        half = RecursiveTransformer(PAPER.recursive(2, "expert"))
     assert count_parameters(model, embeddings=False) == pytest.approx(315e6, rel=0.01)
+    assert count_parameters(half, embeddings=False) == pytest.approx(167e6, rel=0.01)
     assert set(STUDY.scales["paper"].sources) == set(PAPER.__dataclass_fields__)

@@ -137,6 +137,13 @@ def test_the_network_and_the_score_equal_the_authors_code():
     assert trajectory_variance(last).tolist() == pytest.approx(score["variance"])
 
 
+def test_what_is_planned_is_what_is_spent():
+    spent = run("none").ledger
+    told = study.planned(TINY, TINY.generations).as_dict()
+    for category, quantity in (("train", "flops"), ("train", "samples"), ("generate", "flops"), ("generate", "samples")):
+        assert spent[category][quantity] == pytest.approx(told[category][quantity], rel=0.02)
+
+
 # --- the detector -----------------------------------------------------------------------------------------------------
 def test_hal_is_the_variance_over_steps_averaged_over_coordinates():
     clean = torch.tensor([[[0.0, 0.0], [2.0, 6.0]], [[1.0, 1.0], [1.0, 1.0]]])

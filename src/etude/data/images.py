@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from functools import cache
@@ -68,8 +69,24 @@ def mnist1d(num_train: int = 4000, num_test: int = 1000) -> Splits:
         made = make_dataset(arguments)
     x = np.concatenate([made["x"], made["x_test"]]).astype(np.float32)
     y = np.concatenate([made["y"], made["y_test"]])
+    if (num_train, num_test) == (4000, 1000):
+        _check_mnist1d(x, y)
     held = (num_train // 40, num_train // 10)
     return _cut(x, y, (num_train - sum(held), *held, num_test))
+
+
+MNIST1D_LABELS = "4f5f4160c519e3c47f9d3e196c161336fcd32126a9efffe4153d6e7c8b73f963"
+MNIST1D_SIZES = (0.89345, 0.81349, 0.7249, 0.72304, 0.61536)  # mean |x| at points 0, 8, 16, 24, 32
+
+
+def _check_mnist1d(x: np.ndarray, y: np.ndarray) -> None:
+    """Raises BadInput where the package makes other samples than those of its version on the card.
+
+    The order of the labels by hash; the signals by size, since their last bits depend on the machine.
+    """
+    sizes = np.abs(x).mean(0)[::8]
+    if hashlib.sha256(y.astype(np.uint8).tobytes()).hexdigest() != MNIST1D_LABELS or not np.allclose(sizes, MNIST1D_SIZES, atol=1e-4):
+        raise BadInput("data set 'mnist1d'", "other samples than those that were recorded", "mnist1d==0.0.2.post1")
 
 
 def _split(x: np.ndarray, y: np.ndarray, sizes: tuple[int, int, int, int], name: str) -> Splits:

@@ -12,6 +12,7 @@ import torch
 from etude.data.packing import PackedSource
 from etude.data.samplers import Shuffle
 from etude.data.sources import MappedSource, TensorSource, WindowSource
+from etude.engine.identity import describe, describe_source
 from etude.engine.protocols import Batch, Feedback, Sampler, Score, Source, Stage, Stream
 from etude.engine.streams import numpy_rng
 from etude.errors import BadInput
@@ -95,6 +96,12 @@ class DataStream:
         for start in range(0, len(ids), batch_size):
             part = ids[start : start + batch_size]
             yield Batch(self.source.get(part), part)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to belong to this stream: the data, and how it is cut and shuffled."""
+        source = {"samples": len(self.source)} if isinstance(self.source, MappedSource) else describe_source(self.source)
+        cut = {"batch_size": self.batch_size, "num_epochs": self.num_epochs, "drop_last": self.drop_last}
+        return {"source": source, **cut, "seed": self.seed, "name": self.name, "sampler": describe(self.sampler)}
 
     def state_dict(self) -> dict[str, Any]:
         # A stateless shuffle is planned again; any other sampler's plan depends on what it knew at the stage's start.

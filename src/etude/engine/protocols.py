@@ -36,12 +36,15 @@ class Batch:
                `[:, 1:]`), optionally `document_ids` [B, T + 1] and `loss_mask` [B, T]; supervised data uses `x` and `y`.
     ids:       [B] int64, the samples' numbers in their source: logged, and given back to samplers with their losses.
     objective: which of the trainer's objectives; `optimizer`: which of its optimizers. The empty string is the only or first one.
+    key:       set by the trainer from (seed, "forward", step): `streams.sample_uniforms(key, ids, ...)` gives an objective draws
+               that belong to a sample, however the update is cut into micro-batches.
     """
 
     data: dict[str, Tensor]
     ids: np.ndarray
     objective: str = ""
     optimizer: str = ""
+    key: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,17 +85,25 @@ class Objective(Protocol):
 
 @dataclass(slots=True)
 class Feedback:
-    """What the trainer tells a sampler at fixed steps. step: updates done. ids, losses: [n] of the samples just trained on."""
+    """What the trainer tells a sampler at fixed steps.
+
+    step: updates done. ids, losses: [n] of the samples just trained on (none in a report of evaluations). signals: the
+    objective's. evaluations: "evaluator/name" -> value of the trainer's `steer` evaluators.
+    """
 
     step: int
     ids: np.ndarray
     losses: np.ndarray
     signals: Mapping[str, float] = field(default_factory=dict)
+    evaluations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A sampler's request at a stage's boundary: the present model's per-sample loss on `ids` (None: on the whole source)."""
+    """A sampler's request at a stage's boundary: the present model's per-sample loss on `ids` (None: on the whole source).
+
+    what: "loss", the only thing that the trainer scores today; another word is refused.
+    """
 
     ids: np.ndarray | None = None
     what: str = "loss"
@@ -254,10 +265,11 @@ class Environment(Protocol):
 class Mapped:
     """How one new tensor came about: `copy` of `source`, `interpolate`d or `learn`ed from several, `new`, or `drop`ped."""
 
-    how: str  # copy | interpolate | learn | new | drop
+    how: str  # one of HOW
     sources: tuple[str, ...] = ()
 
 
+HOW = ("copy", "interpolate", "learn", "new", "drop")
 Mapping_ = dict[str, Mapped]  # new parameter name -> origin (a dropped one under its old name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from etude.engine.flops import FlopCounter
 from etude.engine.ledger import Budget, Ledger
-from etude.engine.optim import OptimizerSpec
-from etude.engine.protocols import CHANGE, SLOTS, Batch, Mapping_, Method, Metrics, Objective, Output, Sampler, Stage, Stream
+from etude.engine.optim import OptimizerSpec, selected
+from etude.engine.protocols import CHANGE, HOW, SLOTS, Batch, Mapping_, Method, Metrics, Objective, Output, Sampler, Stage, Stream
 from etude.engine.schedule import Schedule, to_state
 from etude.engine.streams import derive, generator, global_streams, numpy_rng
 from etude.errors import BadInput, one_of
@@ -47,6 +47,12 @@ class Hooks:
                         "methods", f"{owner[slot]} and {method.name}, which both own '{slot}' ({SLOTS[slot]})", "one owner of a slot"
                     )
                 owner[slot] = method.name
+        for method in methods:
+            if type(method).update is not Method.update and "optimizer_step" not in method.slots:
+                raise BadInput(
+                    f"{method.name}.slots", "no 'optimizer_step', though it takes the optimizer's step", "the slot of what it does"
+                )
+        self.owner = owner
         if "surgery" in owner:
             for method in methods:
                 if method.per_parameter_state and type(method).replaced is Method.replaced:
@@ -139,7 +145,9 @@ class Run:
         self.metrics_log.add(name, value)
 
     def set_sampler(self, sampler: Sampler) -> None:
-        """Gives the stream its sampler; only the owner of the slot `sampler` does this, at `start`."""
+        """Gives the stream its sampler; only the owner of the slot `sampler` does this, at `start`. Raises BadInput without one."""
+        if "sampler" not in self.hooks.owner:
+            raise BadInput("set_sampler", "no method that owns the slot 'sampler'", "slots = ('sampler',) on the method that calls it")
         self.stream.set_sampler(sampler)
 
     def gradient(self, batch: Batch, objective: str = "") -> dict[str, Tensor]:
@@ -173,13 +181,13 @@ class Run:
         moments:  "reset" builds fresh optimizer state; "carry" keeps that of parameters copied from one of equal shape.
         schedule: a new one, which runs over what is left of the budget; None keeps the present one.
         note:     what `method.rebuild` needs on resume to make the same architecture; goes into the checkpoint.
+        Raises BadInput for a method that does not own the slot `surgery`, and for a mapping that leaves something out, names
+        what is not there, or says "copy" of a tensor that differs from its source.
         """
+        if self.hooks.owner.get("surgery") != method.name:
+            raise BadInput(f"{method.name}.slots", "no 'surgery', though it replaces the model", "the slot of what it does")
         old = self._named
-        new = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        missing = [n for n in new if n not in mapping or mapping[n].how == "drop"]
-        unnamed = [n for n in old if not any(n in m.sources for m in mapping.values()) and n not in mapping]
-        if missing or unnamed:
-            raise BadInput(f"{method.name}: mapping", f"nothing said of {(missing or unnamed)[0]}", "every new and every dropped parameter")
+        self._check_mapping(f"{method.name}: mapping", old, model, mapping)
         if moments not in ("reset", "carry"):
             raise BadInput(f"{method.name}: moments", f"'{moments}'", "'reset' or 'carry'")
         states = {n: o.state[p] for o in self.optimizers.values() for n, p in old.items() if p in o.state} if moments == "carry" else {}
@@ -198,6 +206,34 @@ class Run:
         self.replacements.append({"method": method.name, "note": note or {}, "restart": restart})
         self.hooks.call("replaced", self, mapping)
 
+    @staticmethod
+    def _check_mapping(where: str, old: Mapping[str, nn.Parameter], model: nn.Module, mapping: Mapping_) -> None:
+        new = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        used = {source for origin in mapping.values() for source in origin.sources}
+        used |= {n for n, origin in mapping.items() if origin.how == "drop"}
+        left_out = [n for n in new if n not in mapping or mapping[n].how == "drop"] + [n for n in old if n not in used]
+        if left_out:
+            raise BadInput(where, f"nothing said of {left_out[0]}", "every new and every dropped parameter")
+        for name, origin in mapping.items():
+            if origin.how not in HOW:
+                raise one_of(f"{where}[{name}].how", origin.how, HOW)
+            for source in origin.sources:
+                if source not in old:
+                    raise one_of(f"{where}[{name}].sources", source, old)
+            if name not in new and origin.how != "drop":
+                raise one_of(where, name, new)
+            if origin.how == "copy" and name in new:
+                source = old.get(origin.sources[0]) if len(origin.sources) == 1 else None
+                if source is None or not torch.equal(source.detach(), new[name].detach().to(source.device, source.dtype)):
+                    raise BadInput(f"{where}[{name}]", "a copy that differs from its source", "'copy' of one equal tensor, or what it is")
+
+    def stepped_by(self, name: str) -> dict[str, nn.Parameter]:
+        """The parameters that an update of the batch's optimizer `name` steps: all for the empty name."""
+        if not name:
+            return self._named
+        chosen = {id(p) for key in selected(name, self.optimizers) for g in self.optimizers[key].param_groups for p in g["params"]}
+        return {n: p for n, p in self._named.items() if id(p) in chosen}
+
     def request_stop(self) -> None:
         """Ends the run after this update, with a checkpoint; `Trainer.run` then raises `Interrupted`."""
         self.stop_requested = True
@@ -212,6 +248,12 @@ class Run:
         if not self._named:
             raise BadInput("model", "no trainable parameter", "at least one")
         self.optimizers: dict[str, Optimizer] = self.optimizer_spec.build(self._named)
+        owned = {id(p) for optimizer in self.optimizers.values() for g in optimizer.param_groups for p in g["params"]}
+        for name, parameter in self._named.items():
+            if id(parameter) not in owned:
+                raise BadInput(
+                    "optimizer", f"{name}, which no optimizer owns", "an owner for each trainable parameter; freeze what should stay"
+                )
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["base_lr"] = group["lr"]
@@ -258,13 +300,12 @@ class Run:
         hooks = self.hooks
         with self.counted((*_shapes(batch), batch.objective), "train"):
             batch = hooks.change("batch", self, batch)
+            batch.key = derive(self.seed, "forward", self.step)
             model: nn.Module = self.model
             if hooks.lists["forward"]:
                 for hook in hooks.lists["forward"]:
                     model = hook(self, model, batch) or model
-            objective = self.objectives.get(batch.objective)
-            if objective is None:
-                raise one_of("batch.objective", batch.objective, self.objectives)
+            objective = self.objective_of(batch)
             with global_streams(derive(self.seed, "forward", self.step, micro_batch, 0)), self.precision():
                 output = objective(model, batch, self.carried.get(batch.objective))
             if output.carried is not None:
@@ -274,6 +315,14 @@ class Run:
             hooks.call("backward", self, batch, output)
         self.ledger.charge("train", tokens=batch.num_tokens, samples=len(batch))
         return batch, output
+
+    def objective_of(self, batch: Batch) -> Objective:
+        """The objective that a batch names; the only one there is for a batch that names none."""
+        if not batch.objective and len(self.objectives) == 1:
+            return next(iter(self.objectives.values()))
+        if batch.objective not in self.objectives:
+            raise one_of("batch.objective", batch.objective, self.objectives)
+        return self.objectives[batch.objective]
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -293,21 +342,27 @@ class Run:
         with self.measuring():
             for batch in self.stream.batches_of(ids, batch_size):
                 batch = batch.to(self.device)
+                objective = self.objective_of(batch)
                 with self.counted(("score", *_shapes(batch)), "prepare"):
-                    output = self.objectives[batch.objective](self.model, batch, None)
+                    output = objective(self.model, batch, None)
                 if output.per_sample is None:
                     raise BadInput("objective", "no loss per sample", "an objective with `per_sample`, which the sampler asks for")
                 losses.append(output.per_sample.float().cpu().numpy())
                 self.ledger.charge("prepare", tokens=batch.num_tokens, samples=len(batch))
         return np.concatenate(losses)
 
-    def evaluate(self, evaluators: Mapping[str, Callable[[nn.Module], Metrics]]) -> Metrics:
+    def evaluate(self, evaluators: Mapping[str, Callable[[nn.Module], Metrics]], charged: str = "") -> Metrics:
+        """Runs evaluators on the present model. charged: the ledger's category for their cost; measuring alone is not charged."""
         metrics: Metrics = {}
         with self.measuring():
             for name, evaluator in evaluators.items():
-                for key, value in evaluator(self.model).items():
+                with self.counted(("steer", name), charged) if charged else nullcontext():
+                    found = evaluator(self.model)
+                if charged:
+                    self.ledger.charge(charged, evaluations=1)
+                for key, value in found.items():
                     metrics[f"{name}/{key}"] = float(value)
-            return self.hooks.change("evaluate", self, metrics)
+            return metrics if charged else self.hooks.change("evaluate", self, metrics)
 
 
 def _shapes(batch: Batch) -> tuple[Any, ...]:

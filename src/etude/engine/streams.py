@@ -36,6 +36,33 @@ def numpy_rng(seed: int, *names: Name) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(derive(seed, *names)))
 
 
+def sample_uniforms(key: int, ids: np.ndarray, num_draws: int) -> np.ndarray:
+    """[len(ids), num_draws] float64 in (0, 1): draw j of sample i depends on (key, ids[i], j) alone, not on the batch around it.
+
+    A counter-based generator: each number is the SplitMix64 finaliser (Steele et al. 2014, section 3) of its place, applied
+    three times over, for key, sample and draw. The same sample twice in a batch draws the same.
+    """
+    with np.errstate(over="ignore"):
+        rows = _mix(_mix(np.uint64(key)) ^ np.asarray(ids).astype(np.uint64))
+        bits = _mix(rows[:, None] + np.arange(1, num_draws + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def sample_normals(key: int, ids: np.ndarray, num_draws: int) -> np.ndarray:
+    """[len(ids), num_draws] standard normal float64, by Box and Muller from `sample_uniforms`."""
+    half = (num_draws + 1) // 2
+    uniform = sample_uniforms(key, ids, 2 * half)
+    radius, angle = np.sqrt(-2 * np.log(uniform[:, :half])), 2 * np.pi * uniform[:, half:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)[:, :num_draws]
+
+
+def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
+    z = np.asarray(z, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
 @contextmanager
 def global_streams(seed: int) -> Iterator[None]:
     """Sets the global generators (torch on CPU and accelerator, numpy, random) from `seed` inside, restores them after."""

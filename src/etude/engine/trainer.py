@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -11,17 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
-from etude.engine import checkpoint
+from etude.engine import checkpoint, identity
 from etude.engine.ledger import Budget, Ledger
 from etude.engine.metrics import MetricsLog
 from etude.engine.optim import AdamW, OptimizerSpec, selected
 from etude.engine.protocols import Batch, Evaluator, Feedback, Method, Metrics, Objective, Output, Stage, Stream
 from etude.engine.run import Hooks, Run
 from etude.engine.schedule import Cosine, Schedule, from_state
-from etude.errors import BadInput
+from etude.errors import BadInput, one_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -80,6 +80,9 @@ class Trainer(Generic[M]):
     checkpoint_every: share of the budget between checkpoints (a last one is always written where there is a folder).
     device:         "auto" takes cuda, then mps, then cpu. precision "auto": bfloat16 autocast on cuda, float32 elsewhere.
     progress:       called with (share, loss) after each update.
+    feedback_every: updates between reports of per-sample losses to the stream's sampler.
+    steer:          evaluators on a split kept for steering (never the one that selects or tests), run at the start and each
+                    `steer_every` share of the budget; charged as "prepare" and told to the sampler as `Feedback.evaluations`.
 
     Raises BadInput before anything runs where parts do not fit, NonFinite, DataEnded or Interrupted during the run.
     """
@@ -108,12 +111,15 @@ class Trainer(Generic[M]):
         progress: Callable[[float, float], None] | None = None,
         count_flops: bool = True,
         feedback_every: int = 1,
+        steer: Mapping[str, Evaluator] | None = None,
+        steer_every: float = 0.05,
     ) -> None:
         if accumulate < 1:
             raise BadInput("accumulate", repr(accumulate), "a whole number >= 1")
         if clip is not None and not clip > 0:
             raise BadInput("clip", repr(clip), "a number > 0, or none")
-        for name, value in (("evaluate_every", evaluate_every), ("checkpoint_every", checkpoint_every)):
+        shares = {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every, "steer_every": steer_every}
+        for name, value in shares.items():
             if not 0 < value <= 1:
                 raise BadInput(name, repr(value), "a share of the budget between 0 and 1")
         if precision not in ("auto", "float32", "bfloat16"):
@@ -124,13 +130,14 @@ class Trainer(Generic[M]):
         self.folder = None if folder is None else Path(folder)
         self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
         self.log_every, self.feedback_every = log_every, feedback_every
+        self.steer, self.steer_every = dict(steer or {}), steer_every
         self.hooks = Hooks(methods)
         self.autocast = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
         self.model, self.stream = model.to(self.device), stream
         self.objectives = dict(objective) if isinstance(objective, Mapping) else {"": objective}
         self.optimizer, self.schedule = optimizer or AdamW(), schedule or Cosine(warmup=0.02)
         self.budget, self.seed, self.count_flops = budget, seed, count_flops or any(q.endswith("flops") for q in budget.weights)
-        self.identity = self._identity()
+        self._parts = self._identity()
 
     # --- one run --------------------------------------------------------------------------------------------------
     def run(self, resume: bool = False) -> RunResult[M]:
@@ -153,8 +160,11 @@ class Trainer(Generic[M]):
                 path, result.passed_over = checkpoint.latest(self._checkpoints())
                 self._restore(run, checkpoint.load(path), log)
                 result.resumed_from, before = path.name, run.ledger.total("seconds")
-            elif self.evaluators:
-                self._evaluate(run, 0.0)
+            else:
+                if self.evaluators:
+                    self._evaluate(run, 0.0)
+                if self.steer:
+                    self._steer(run)
             cost = 0.0  # of the last update, in the budget's units
             run.model.train()
             while self.budget.limit - self.budget.spent(run.ledger) > 0.5 * cost:
@@ -166,9 +176,14 @@ class Trainer(Generic[M]):
                 done = self.budget.limit - self.budget.spent(run.ledger) <= 0.5 * cost
                 if self.progress is not None:
                     self.progress(min(share, 1.0), self._loss)
+                keep = self.folder is not None and (done or run.stop_requested or _crossed(previous, share, self.checkpoint_every))
+                if done or keep:
+                    self._check_weights(run)
+                if self.steer and not done and _crossed(previous, share, self.steer_every):
+                    self._steer(run)
                 if self.evaluators and (done or _crossed(previous, share, self.evaluate_every)):
                     self._evaluate(run, run.ledger.total("seconds"))
-                if self.folder is not None and (done or run.stop_requested or _crossed(previous, share, self.checkpoint_every)):
+                if keep:
                     self._save(run)
                 if run.stop_requested and not done:
                     raise Interrupted(f"stopped after step {run.step} at {share:.0%} of the budget")
@@ -204,21 +219,22 @@ class Trainer(Generic[M]):
         names = {batch.optimizer for batch, _ in taken}
         if len(names) > 1:
             raise BadInput("batch.optimizer", " and ".join(sorted(names)), "one optimizer for all micro-batches of an update")
-        parameters = run.named_parameters()
-        with run.counted(("update", *names), "train"):
-            grads = [p.grad for p in parameters.values() if p.grad is not None]
+        (name,) = names
+        # Only what this update steps is clipped and must be finite: another optimizer's gradients are not looked at.
+        stepped = run.stepped_by(name)
+        with run.counted(("update", name), "train"):
+            grads = [p.grad for p in stepped.values() if p.grad is not None]
             if self.accumulate > 1 and grads:
                 torch._foreach_mul_(grads, 1.0 / sum(output.weight for _, output in taken))
             self.hooks.call("gradients", run)
-            self._check_and_clip(run, taken)
+            self._check_and_clip(run, taken, stepped)
             if self.hooks.lists["clipped"]:
                 self.hooks.call("clipped", run)
                 # Noise or scaling after the clip may overflow too; what would be stepped is what must be finite.
-                self._finite(run, taken)
+                self._finite(run, taken, stepped)
             run.ledger.charge("train", steps=1)
             run.set_learning_rate((share_before + run.share) / 2)
-            for name in selected(names.pop(), run.optimizers):
-                optimizer = run.optimizers[name]
+            for optimizer in (run.optimizers[key] for key in selected(name, run.optimizers)):
                 if not any(hook(run, optimizer) for hook in self.hooks.lists["update"]):
                     optimizer.step()
             run.step += 1
@@ -239,28 +255,36 @@ class Trainer(Generic[M]):
                 | {"stage": run.stage.name if run.stage else ""}
             )
 
-    def _check_and_clip(self, run: Run, taken: list[tuple[Batch, Output]]) -> None:
-        grads = [p.grad for p in run.named_parameters().values() if p.grad is not None]
+    def _check_and_clip(self, run: Run, taken: list[tuple[Batch, Output]], stepped: dict[str, nn.Parameter]) -> None:
+        grads = [p.grad for p in stepped.values() if p.grad is not None]
         if not grads:
             raise BadInput("objective", "a loss that reaches no parameter", "at least one gradient")
-        norm = self._finite(run, taken)
+        norm = self._finite(run, taken, stepped)
         run.gradient_norm = norm
         if self.clip is not None and norm > self.clip:
             torch._foreach_mul_(grads, self.clip / (norm + 1e-6))
 
-    def _finite(self, run: Run, taken: list[tuple[Batch, Output]]) -> float:
-        """The gradients' global norm; raises NonFinite naming the loss or the first bad gradient."""
-        grads = [p.grad for p in run.named_parameters().values() if p.grad is not None]
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
-        if math.isfinite(norm):
-            return norm
-        for _, output in taken:
-            if not bool(torch.isfinite(output.loss)):
-                raise NonFinite(run.step, "the loss")
-        for name, parameter in run.named_parameters().items():
+    def _finite(self, run: Run, taken: list[tuple[Batch, Output]], stepped: dict[str, nn.Parameter]) -> float:
+        """The global norm of the gradients to be stepped; raises NonFinite naming the loss or the first bad gradient."""
+        grads = [p.grad for p in stepped.values() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        # Read together: one wait for the device. A loss may be NaN where no gradient is (a constant was added to it).
+        values = torch.stack([norm, *(output.loss.detach().to(norm.dtype) for _, output in taken)]).tolist()
+        if all(math.isfinite(v) for v in values):
+            return values[0]
+        if not all(math.isfinite(v) for v in values[1:]):
+            raise NonFinite(run.step, "the loss")
+        for name, parameter in stepped.items():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise NonFinite(run.step, f"the gradient of {name}")
         raise NonFinite(run.step, "the gradients' norm")
+
+    def _check_weights(self, run: Run) -> None:
+        """Before weights are kept or returned: the last update, too, may have made one infinite."""
+        weights = {name: parameter.detach() for name, parameter in run.named_parameters().items()}
+        if not math.isfinite(float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(weights.values())))))):
+            bad = next((n for n, p in weights.items() if not bool(torch.isfinite(p).all())), "the weights' norm")
+            raise NonFinite(run.step, bad)
 
     def _enter_stage(self, run: Run) -> None:
         stage = run.stream.stage()
@@ -271,6 +295,8 @@ class Trainer(Generic[M]):
         if run.stage is not None:
             self.hooks.call("stage_end", run, run.stage)
         wanted = run.stream.sampler_wants()
+        if wanted is not None and wanted.what != "loss":
+            raise one_of("Score.what", wanted.what, ("loss",))
         if wanted is not None:
             run.stream.give_score(wanted, run.score(wanted.ids, batch_size=256))
         run.stage = stage
@@ -286,26 +312,31 @@ class Trainer(Generic[M]):
         run.history.append(place | {"seconds": seconds} | metrics)
         run.metrics_log.write({"event": "evaluate"} | place | metrics)
 
+    def _steer(self, run: Run) -> None:
+        """Measures what steers the training, charges it, and tells the sampler."""
+        metrics = run.evaluate(self.steer, charged="prepare")
+        run.stream.observe(Feedback(run.step, np.empty(0, np.int64), np.empty(0, np.float32), evaluations=metrics))
+        run.metrics_log.write({"event": "steer", "step": run.step, "share": run.share} | metrics)
+
     def _clock(self, run: Run, seconds: float) -> None:
         """Wall time in the ledger; measuring with evaluators is part of it, as a user would feel it."""
         run.ledger.charge("train", seconds=max(0.0, seconds - run.ledger.total("seconds")))
 
     # --- on disk --------------------------------------------------------------------------------------------------
-    def _identity(self) -> str:
-        """What must be equal for a checkpoint to belong to this run."""
-        shapes = {n: list(p.shape) for n, p in self.model.named_parameters()}
-        parts = {
-            "model": shapes,
-            "set of methods": sorted([m.name, _settings_of(m)] for m in self.hooks.methods),
-            "optimizer": repr(self.optimizer),
-            "schedule": repr(self.schedule),
+    def _identity(self) -> dict[str, str]:
+        """What must be equal for a checkpoint to belong to this run, part by part."""
+        return identity.digests({
+            "model": {n: list(p.shape) for n, p in self.model.named_parameters()},
+            "set of methods": sorted(([m.name, identity.settings_of(m)] for m in self.hooks.methods), key=str),
+            "data": identity.describe_stream(self.stream),
+            "objective": identity.describe_objectives(self.objectives),
+            "optimizer": identity.describe(self.optimizer),
+            "schedule": identity.describe(self.schedule),
             "budget": [self.budget.quantity, self.budget.limit],
             "seed": self.seed,
             "clip": self.clip,
             "accumulate": self.accumulate,
-        }
-        self._parts = {k: hashlib.sha256(json.dumps(v, sort_keys=True).encode()).hexdigest()[:16] for k, v in parts.items()}
-        return json.dumps(self._parts)
+        })  # fmt: skip
 
     def _checkpoints(self) -> Path:
         if self.folder is None:
@@ -392,12 +423,6 @@ class Trainer(Generic[M]):
         run._flops = dict(state["flops"][0])
         run._variable = set(state["flops"][1])
         log.cut(state["files"])
-
-
-def _settings_of(method: Method) -> dict[str, Any]:
-    """A method's plain attributes as it was made: resuming with another setting is another run."""
-    plain = (bool, int, float, str, type(None))
-    return {k: v for k, v in sorted(vars(method).items()) if isinstance(v, plain)}
 
 
 def pick_device(device: str) -> torch.device:

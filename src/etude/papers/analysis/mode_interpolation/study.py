@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from etude.data.sources import TensorSource
 from etude.data.stream import DataStream
+from etude.engine.flops import FlopCounter
 from etude.engine.ledger import Budget, Ledger
 from etude.engine.optim import AdamW
 from etude.engine.schedule import Cosine
 from etude.engine.streams import derive, generator, initialise
 from etude.engine.trainer import NonFinite, Trainer
 from etude.errors import BadInput
-from etude.evidence.claims import AtLeast, Equivalent, Ratio
+from etude.evidence.claims import AtLeast, Better, Equivalent, Ratio
 from etude.evidence.study import Arm, Job, Outcome, Plot, Scale, Study
 from etude.generate.diffusion import Drawn, NoiseSchedule, NotFinite, draw, draw_flops, linear_betas
 from etude.learn.diffusion import NoisePrediction
@@ -134,12 +135,29 @@ def keep_steady(score: Tensor, num_kept: int, rng: torch.Generator) -> Tensor:
     return detector.keep_lowest(score, num_kept)
 
 
+def planned(settings: Settings, generations: int) -> Ledger:
+    """What a chain costs when nothing goes wrong: a failure does not become cheap."""
+    model, ledger = build_model(settings), Ledger()
+    x, t = torch.zeros(settings.batch_size, 2), torch.zeros(settings.batch_size, dtype=torch.int64)
+    with FlopCounter() as step:
+        model(x, t).square().mean().backward()
+    shape = (detector.num_drawn(settings.num_samples, settings.keep_fraction), 2)
+    updates = generations * settings.num_updates
+    ledger.charge("train", flops=updates * step.total, samples=updates * settings.batch_size, steps=updates)
+    ledger.charge("generate", flops=generations * draw_flops(model, noise_schedule(settings), shape), samples=generations * shape[0])
+    return ledger
+
+
 SHOWN = 1_500  # samples of a generation in the picture
 
 
-def chain(job: Job, keep: Keep, generations: int | None = None, **changes: Any) -> Outcome:
+def chain(job: Job, keep: Keep, generations: int | None = None, data_share: float = 1, width_share: float = 1, **changes: Any) -> Outcome:
     """Generation 1 learns the real data; each later one, from scratch, what `keep` leaves of the one before."""
-    settings = Settings(**(asdict(job.settings) | changes))
+    settings = replace(job.settings, **changes)
+    if data_share != 1:
+        settings = replace(settings, num_samples=max(settings.batch_size, round(data_share * settings.num_samples)))
+    if width_share != 1:
+        settings = replace(settings, width=2 * round(width_share * settings.width / 2))
     rounds = generations or settings.generations
     truth = modes.grid(settings.coordinates, sd=settings.sd)
 
@@ -160,6 +178,10 @@ def chain(job: Job, keep: Keep, generations: int | None = None, **changes: Any) 
         score = detector.trajectory_variance(drawn.clean)
         report = measure(drawn, score, truth, settings.radius)
         chosen = keep(score, settings.num_samples, generator(seed, "keep"))
+        report |= {
+            f"removed at {kept:g} kept": detector.removed_at(score, modes.off_support(drawn.x, truth, settings.radius), kept)
+            for kept in KEPT
+        }
         report["hallucinated, kept"] = float(modes.off_support(drawn.x[chosen], truth, settings.radius).double().mean())
         ledger = Ledger.from_dict(state["ledger"])
         ledger.merge(cost)
@@ -173,7 +195,7 @@ def chain(job: Job, keep: Keep, generations: int | None = None, **changes: Any) 
     try:
         state, reports = run_rounds(generation, {"data": real, "ledger": {}, "shown": []}, rounds, folder=job.folder, identity=identity)
     except (NonFinite, NotFinite):
-        return Outcome(metrics=FAILED, ledger={}, diverged=True)
+        return Outcome(metrics=FAILED, ledger=planned(settings, rounds).as_dict(), diverged=True)
     first, last = reports[0], reports[-1]
     metrics = {name: last[name] for name in MEASURED} | {f"{name}, generation 1": first[name] for name in MEASURED}
     rates = [r["hallucinated"] for r in reports]
@@ -185,6 +207,10 @@ def chain(job: Job, keep: Keep, generations: int | None = None, **changes: Any) 
             "hallucinated / generation": (numbers, rates),
             "modes kept / generation": (numbers, [r["modes kept"] for r in reports]),
             "unevenness / generation": (numbers, [r["unevenness"] for r in reports]),
+            ROC: (
+                [1 - kept for kept in KEPT],
+                [first[f"removed at {kept:g} kept"] for kept in KEPT],
+            ),
             "hallucinated / flops": ([r["flops"] for r in reports], rates),
             "hallucinated / seconds": ([r["seconds"] for r in reports], rates),
         },
@@ -193,6 +219,10 @@ def chain(job: Job, keep: Keep, generations: int | None = None, **changes: Any) 
         parameters=sum(p.numel() for p in build_model(settings).parameters()),
     )
 
+
+ROC = "hallucinations removed / valid samples removed"
+KEPT = (1.0, 0.99, 0.98, 0.96, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Shares of valid samples kept at which the ROC curve is read."""
 
 MEASURED = (
     "hallucinated", "hallucinated, kept", "AUROC", "removed at 96 % kept", "beside edges", "narrow share", "modes kept", "unevenness",
@@ -213,6 +243,8 @@ ARMS = {
         run=partial(chain, keep=keep_first, generations=1, coordinates=(0.0, 2.0, 6.0, 8.0)),
         about="one generation on modes with gaps of 2 and 4, 2 on each axis: where between them are the hallucinations?",
     ),
+    "fewer": Arm(run=partial(chain, keep=keep_first, generations=1, data_share=0.25), about="one generation on a quarter of the data"),
+    "narrower": Arm(run=partial(chain, keep=keep_first, generations=1, width_share=0.5), about="one generation of a net of half the width"),
 }
 
 CPU = Settings()
@@ -241,6 +273,10 @@ CLAIMS = (
     AtLeast(
         text="there are more of them in narrow gaps than in wide ones (by length alone: half)",
         arm="uneven", metric="narrow share, generation 1", threshold=0.5, d=0.1,
+    ),
+    Better(
+        text="a model of a quarter of the data hallucinates more, after as many updates",
+        arm="none", baseline="fewer", metric="hallucinated, generation 1", d=0.005, equal=(),
     ),
     AtLeast(text="the filtered chain keeps every mode", arm="variance", metric="modes kept", threshold=1.0),
 )  # fmt: skip
@@ -279,7 +315,7 @@ DEVIATIONS = (
     ("order of batches", "fixed", "shuffled each epoch", "etude's streams shuffle", "none"),
     ("initial values", "the released code's own rule", "torch's default for linear layers", "assumed to matter little", "none"),
     ("other data", "1D mixtures, shapes, MNIST, hands", "left out", "1D hallucinates at 2e-4; images need GPUs", "not tested here"),
-    ("data size", "fewer training samples hallucinate more", "left out", "time", "not tested here"),
+    ("sweeps", "gaps, data sizes, widths, each at many values", "two values of each, one generation", "time", "a trend is not shown"),
 )
 
 PICTURE = scatter(("random", "variance"))
@@ -319,6 +355,12 @@ STUDY = Study(
         Plot(title="Samples between the modes", kind="custom", draw=PICTURE),
         Plot(title="Hallucinations by generation", kind="curve", curve="hallucinated / generation"),
         Plot(title="How evenly modes are kept", kind="curve", curve="unevenness / generation"),
+        Plot(
+            title="Hallucinations removed over valid samples removed (ROC)",
+            kind="curve",
+            curve="hallucinations removed / valid samples removed",
+        ),
+        Plot(title="Hallucinated in generation 1", kind="bars", metric="hallucinated, generation 1"),
         Plot(title="Removed while 96 % of valid samples stay", kind="bars", metric="removed at 96 % kept, generation 1"),
     ),
     paper_size=PAPER_SIZE,

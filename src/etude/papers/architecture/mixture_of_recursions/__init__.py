@@ -124,8 +124,10 @@ def train(job: Job, num_recursions: int, router: str, cache: str = "recursion") 
     )
 
 
-def _arm(num_recursions: int, router: str, about: str, cache: str = "recursion") -> Arm:
-    return Arm(run=lambda job: train(job, num_recursions, router, cache), about=about)
+def _arm(
+    num_recursions: int, router: str, about: str, cache: str = "recursion", scales: tuple[str, ...] = ("smoke", "quick", "cpu")
+) -> Arm:
+    return Arm(run=lambda job: train(job, num_recursions, router, cache), about=about, scales=scales)
 
 
 PAPER = Settings(
@@ -170,7 +172,7 @@ STUDY = Study(
         "recursive-2": _arm(2, "none", "three shared layers, twice for every token"),
         "mor-2": _arm(2, "expert", "three shared layers, up to twice, expert-choice"),
         "mor-3-shared": _arm(3, "expert", "as mor-3, attending to the first recursion's pairs", "shared"),
-        "token-3": _arm(3, "token", "as mor-3, depth chosen by each token up front"),
+        "token-3": _arm(3, "token", "as mor-3, depth chosen by each token up front", scales=("smoke", "quick")),
     },
     scales={
         "smoke": Scale(settings=SMOKE, seeds=3, size="30k parameters / 0.2k bytes"),
@@ -229,5 +231,8 @@ STUDY = Study(
         ),
     ],
     build_paper_model=lambda s: Transformer(s.shape),
-    paper_parameters={"vanilla, without embeddings": (315e6, "table 3: 315M")},
+    paper_parameters={
+        "vanilla, without embeddings": (315e6, "table 3: 315M"),
+        "two recursions, without embeddings": (167e6, "table 3: 167M"),
+    },
 )

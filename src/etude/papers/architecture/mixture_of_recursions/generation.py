@@ -30,14 +30,14 @@ class Decoder:
 
     def _attend(self, block: Block, x: Tensor, tables: Tensor, key: tuple[int, int], look: tuple[int, int] | None = None) -> Tensor:
         h = block.attention_norm(x)
-        queries, own = block.attention.project(h, tables)
         if look is None:
+            queries, own = block.attention.project(h, tables)
             kept = self.pairs.get(key)
             if kept is not None:
                 own = KeysValues(torch.cat((kept.keys, own.keys), 2), torch.cat((kept.values, own.values), 2))
             self.pairs[key] = own
         else:
-            own = self.pairs[look]
+            queries, own = block.attention.queries(h, tables), self.pairs[look]
         x = x + block.attention.attend(queries, own, is_causal=False)
         return x + block.feed_forward(block.feed_forward_norm(x))
 

@@ -194,9 +194,11 @@ class RecursiveTransformer(nn.Module):
             for slot, i in enumerate(blocks):
                 block = cast(Block, self.shared[i])
                 h = block.attention_norm(y)
-                queries, own = block.attention.project(h, gathered)
                 if recursion == 0:
+                    queries, own = block.attention.project(h, gathered)
                     kept_pairs.append(own)
+                else:  # what the shared cache saves: no keys and values of later recursions
+                    queries = block.attention.queries(h, gathered)
                 y = y + block.attention.attend(queries, kept_pairs[slot], look)
                 y = y + block.feed_forward(block.feed_forward_norm(y))
             return y

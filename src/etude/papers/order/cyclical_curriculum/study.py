@@ -273,6 +273,7 @@ STUDY = Study(
         Plot(title="Test accuracy over samples trained on, clean labels", kind="curve", curve="clean accuracy / samples"),
         Plot(title="Share of wrong labels among the samples trained on", kind="bars", metric="wrong labels seen"),
     ],
+    data=("digits", "mnist1d"),
     paper_size="18 data sets, 15 networks; the example: 67k parameters / 1.5M samples",
     deviations=[
         ("data", "18 image and text sets", "digits with 15 % wrong labels, MNIST-1D", "runs on two cores", "less room for any curriculum"),
