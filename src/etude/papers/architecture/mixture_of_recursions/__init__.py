@@ -51,7 +51,7 @@ class Settings:
     context: int = 128
     batch: int = 16
     flops: float = 2.4e12
-    lr: float = 3e-3
+    lr: float = 2e-3
     warmup: float = 0.02
     decay: float = 0.2
     weight_decay: float = 0.1
