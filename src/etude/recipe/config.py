@@ -50,9 +50,7 @@ def parse(document: dict[str, Any], where: str = "recipe") -> Recipe:
     _check_budget(recipe.budget, where)
     if recipe.optimizers is None:
         if recipe.optimizer.over is not None:
-            raise BadInput(
-                f"{where}, optimizer.over", "a set of parameters for the only optimizer", "it in one of several, as [optimizers.NAME]"
-            )
+            raise BadInput(f"{where}, optimizer.over", "it in the only optimizer", "it in one of several, as [optimizers.NAME]")
     elif "optimizer" in document:
         raise BadInput(f"{where}, optimizer", "both [optimizer] and [optimizers]", "one of them")
     return recipe

@@ -37,14 +37,14 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
             inner = _lines(value, (*path, key))
             # A table of nothing but tables needs no line of its own.
             lines += [*(["", f"[{name}]"] if inner[:1] != [""] else []), *inner]
-        elif _tables(value) and value:
+        elif _tables(value):
             for entry in value:
                 lines += ["", f"[[{name}]]", *(f"{_key(k)} = {_value(v)}" for k, v in entry.items())]
     return lines
 
 
 def _tables(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(v, Mapping) for v in value)
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def _key(key: str) -> str:
