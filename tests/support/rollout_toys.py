@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from etude.engine.protocols import Completion, Problem, Turn
-from etude.engine.streams import initialise, numpy_rng
+from etude.engine.streams import generator, initialise, numpy_rng
+from etude.learn.logprobs import token_logprobs
+from etude.learn.rows import Row, filled
 from etude.nn.transformer import Transformer, TransformerConfig
 
 ALPHABET = "0123456789=.?!"
@@ -109,3 +111,14 @@ class Table(nn.Module):
 
     def forward(self, tokens):
         return self.table[tokens]
+
+
+def rollouts(model, seed=0):
+    """Four rows of unequal length with behaviour log-probabilities of `model` at temperature 0.7."""
+    rng = generator(seed, "rollouts")
+    rows = [Row(np.arange(1, 4 + n), np.arange(1, 3 + n) >= 3) for n in (2, 7, 4, 1)]
+    data = filled(rows)
+    mask, temperature = data["loss_mask"], torch.full((4,), 0.7)
+    logprobs = token_logprobs(model, data["tokens"], mask, temperature).logprobs.detach()
+    advantages = torch.randn(4, 1, generator=rng) * mask
+    return data | {"logprobs": logprobs, "advantages": advantages, "temperature": temperature}
