@@ -130,7 +130,7 @@ class RolloutStream:
         """Hands on what rounds have come to since the last time; the losses of mini-batches say little about problems."""
         for rollouts in self._told:
             values = {"reward": rollouts["reward"], "advantage": rollouts["advantage"]}
-            self.sampler.observe(Feedback(feedback.step, rollouts["ids"], -rollouts["reward"], feedback.signals, values))
+            self.sampler.observe(Feedback(feedback.step, rollouts["ids"], -rollouts["reward"], feedback.signals, values=values))
         self._told = []
 
     def batches_of(self, ids: np.ndarray | None, batch_size: int) -> Iterator[Batch]:
