@@ -77,6 +77,31 @@ def test_a_composite_has_as_much_of_each_part_and_says_which_is_which():
     assert b"import " in second.tobytes()
 
 
+SPLIT_HASHES = {
+    "sample+code": ("98115e3ba15baad2", "a94dfb47c75256b4", "fe356c853b6723fb", "161267783dee190d"),
+    "kjv+code": ("d14825967be452b1", "029aa008bdb3a91d", "2ae0a68c2de1d243", "4ff4c7a3854a051c"),
+}
+"""What studies were registered and recorded on."""
+
+
+@pytest.mark.parametrize("name", SPLIT_HASHES)
+def test_recorded_composites_keep_their_bytes(name):
+    if not card(name).here:
+        pytest.skip(f"{name} is not on this machine")
+    for split, expected in zip(SPLITS, SPLIT_HASHES[name], strict=True):
+        assert hashlib.sha256(corpus(name, split).tokens.tobytes()).hexdigest()[:16] == expected
+
+
+@pytest.mark.parametrize(
+    ("num", "length"), [(12_000, 10_000), (10_001, 10_000), (8193, 8192), (9000, 5000), (8191, 4097), (100_000, 10_000)]
+)
+def test_a_longer_part_is_thinned_without_repetition(num, length):
+    kept = corpora._thinned(np.arange(num), length)
+    assert len(kept) == len(np.unique(kept)) == length
+    assert (np.diff(kept) > 0).all()
+    assert kept[-1] > 0.6 * num  # from all of it
+
+
 def test_a_corpus_that_is_not_here_names_the_command(own_cache):
     with pytest.raises(BadInput, match="corpus 'kjv': found it not on this machine, expected `etude data get kjv` first"):
         corpus("kjv")

@@ -61,3 +61,9 @@ def test_every_target_comes_exactly_once(lengths, context, random):
 def test_no_target_anywhere():
     with pytest.raises(BadInput, match="3 documents of fewer than 2 tokens"):
         PackedSource(corpus_of([1, 1, 1]), 4)
+
+
+def test_only_the_chosen_documents():
+    source = PackedSource(corpus_of([5, 4, 6, 3]), 7, documents=np.array([1, 3]))
+    assert len(source) == 1
+    assert source.get(np.array([0]))["tokens"][0].tolist() == [5, 6, 7, 8, 15, 16, 17, 0]

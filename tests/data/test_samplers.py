@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from etude.data.samplers import OnlineMixture, Shuffle, WeightedDraw, check_weights, draw_without_replacement
+from etude.data.samplers import (
+    FixedMixture,
+    OnlineMixture,
+    Shuffle,
+    WeightedDraw,
+    by_loss,
+    by_softmax,
+    check_weights,
+    draw_without_replacement,
+)
 from etude.data.sources import MixtureSource, TensorSource
 from etude.engine.protocols import Feedback
 from etude.engine.streams import numpy_rng
@@ -101,3 +110,22 @@ def test_bad_mixtures():
         sampler.plan(1, two_domains(), numpy_rng(0, "x"))
     with pytest.raises(BadInput, match="update_every: found 0"):
         OnlineMixture(np.ones_like, update_every=0)
+
+
+def test_a_fixed_mixture_keeps_its_proportions():
+    source = MixtureSource({"a": TensorSource(x=np.arange(50.0)), "b": TensorSource(x=np.arange(20.0))})
+    sampler = FixedMixture(np.array([1.0, 3.0]), update_every=4000)
+    for stage in range(2):
+        ids = sampler.plan(stage, source, numpy_rng(0, stage))
+        assert abs((source.domains[ids] == 1).mean() - 0.75) < 0.03
+        sampler.observe(Feedback(1, ids, np.where(source.domains[ids] == 1, 9.0, 1.0)))
+    assert sampler.history == [[0.25, 0.75]] * 2
+
+
+def test_weights_that_follow_losses():
+    losses = np.array([1.0, np.nan, 3.0])
+    assert by_loss(losses).tolist() == [1.0, 2.0, 3.0]
+    assert np.allclose(by_softmax(losses, 0.5), np.exp([-4.0, -2.0, 0.0]))
+    start = OnlineMixture(by_loss, 1000, initial=np.array([1.0, 0.0]))
+    source = MixtureSource({"a": TensorSource(x=np.arange(5.0)), "b": TensorSource(x=np.arange(5.0))})
+    assert start.plan(0, source, numpy_rng(0)).max() < 5

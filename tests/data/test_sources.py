@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from etude.data.sources import MappedSource, MixtureSource, TensorSource, WindowSource
+from etude.data.sources import MappedSource, MixtureSource, SubsetSource, TensorSource, WindowSource
 from etude.data.tokens import TokenCorpus
 from etude.engine.protocols import Labelled
 from etude.errors import BadInput
@@ -83,3 +83,12 @@ def test_a_users_data_set():
         MappedSource([(1, 2, 3)]).get(np.array([0]))
     with pytest.raises(BadInput, match="an empty data set"):
         MappedSource([])
+
+
+def test_a_subset_keeps_domains():
+    whole = MixtureSource({"a": TensorSource(x=np.arange(3.0)), "b": TensorSource(x=np.arange(10.0, 13.0))})
+    part = SubsetSource(whole, [5, 1])
+    assert (len(part), part.domains.tolist(), tuple(part.domain_names)) == (2, [1, 0], ("a", "b"))
+    assert part.get(np.array([0, 1, 0]))["x"].tolist() == [12.0, 1.0, 12.0]
+    with pytest.raises(BadInput, match="no samples"):
+        SubsetSource(whole, [])

@@ -1,9 +1,10 @@
-"""CSV files."""
+"""CSV files and NPZ files."""
 
+import numpy as np
 import pytest
 import torch
 
-from etude.data.tables import read_table
+from etude.data.tables import read_arrays, read_table
 from etude.errors import BadInput
 
 
@@ -50,3 +51,39 @@ def test_bad_tables(tmp_path, text, message):
 def test_unknown_features(tmp_path):
     with pytest.raises(BadInput, match="did you mean 'length'"):
         table(tmp_path, "length,kind\n1,x\n", features=["lenght"])
+
+
+def test_arrays_by_name(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, size=np.arange(4), shape=np.ones((4, 2)), kind=np.array(["b", "a", "b", "b"]))
+    table = read_arrays(path, "kind")
+    assert table.features == ("size", "shape[0]", "shape[1]")
+    assert table.x.tolist() == [[float(i), 1.0, 1.0] for i in range(4)]
+    assert (table.classes, table.y.tolist()) == (("a", "b"), [1, 0, 1, 1])
+    number = read_arrays(path, "size", features=["shape"], classify=False)
+    assert number.y.tolist() == [0.0, 1.0, 2.0, 3.0]
+    for given, message in (
+        ({"target": "knd"}, "did you mean 'kind'"),
+        ({"target": "kind", "features": ["kind"]}, "features: found 'kind', expected one of size, shape"),
+        ({"target": "size", "features": ["kind"]}, "array 'kind': found values of <U1, expected numbers"),
+        ({"target": "kind", "classify": False}, "array 'kind': found values of <U1"),
+        ({"target": "shape"}, r"array 'shape': found shape \(4, 2\), expected one value a row"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            read_arrays(path, **given)
+    np.savez(path, y=np.arange(4), x=np.array([1.0, np.nan, 1, 1]))
+    with pytest.raises(BadInput, match="array 'x': found a number that is not finite"):
+        read_arrays(path, "y")
+    np.savez(path, y=np.arange(4), x=np.arange(3))
+    with pytest.raises(BadInput, match=r"array 'x': found shape \(3,\), expected 4 rows as 'y'"):
+        read_arrays(path, "y")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04broken"])
+def test_files_that_are_no_arrays(tmp_path, content):
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="a file that cannot be read"):
+        read_arrays(path, "y")
+    with pytest.raises(BadInput, match="no such file"):
+        read_arrays(tmp_path / "none.npz", "y")

@@ -1,8 +1,10 @@
 """Text files that cannot be read say why."""
 
+from itertools import pairwise
+
 import pytest
 
-from etude.data.text import read_text
+from etude.data.text import READ, TextFile, parted, read_text, text_pieces
 from etude.errors import BadInput
 
 
@@ -17,6 +19,10 @@ def test_a_good_file(tmp_path):
         (b"", "found an empty file, expected text"),
         (b" \n", "found an empty file"),
         (b"abc\0def", r"binary data \(a zero byte at 3\), expected UTF-8 text"),
+        (b"a" * 300_000 + b"\0def", r"binary data \(a zero byte at 300000\)"),
+        (b"a" * 299_999 + b"\xfc", r"a byte that is not UTF-8 \(0xfc at 299999\)"),
+        (b"a" * 262_143 + b"\xc3x", r"a byte that is not UTF-8 \(0xc3 at 262143\)"),
+        (b"abc\xe2\x82", r"a byte that is not UTF-8 \(0xe2 at 3\)"),
         ("für".encode("latin-1"), r"a byte that is not UTF-8 \(0xfc at 1\)"),
     ],
 )
@@ -33,3 +39,36 @@ def test_no_file(tmp_path):
         read_text(tmp_path / "none.txt")
     with pytest.raises(BadInput, match="found Is a directory"):
         read_text(tmp_path)
+
+
+def test_pieces_are_the_text_and_end_where_an_encoder_starts_anew(tmp_path):
+    path = tmp_path / "a.txt"
+    text = "für zwölf Boxkämpfer\n\n  a line\nanother €\r\n" * 40_000
+    path.write_bytes(text.encode())
+    assert "".join(text_pieces(path)) == "".join(text_pieces(path, 7)) == text
+    found = TextFile.scan(path)
+    assert (found.characters, found.alphabet()) == (len(text), "".join(sorted(set(text))))
+    ((before, pieces),) = found.documents()
+    listed = list(pieces)
+    assert before == 0
+    assert "".join(listed) == text
+    assert len(listed) > 3
+    assert max(map(len, listed)) < 2 * READ
+    for end, start in pairwise(listed):
+        assert end[-1] == "\n"
+        assert not end[-2].isspace()
+        assert not start[0].isspace()
+
+
+def test_documents_between_separators(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n--\ntwo\n--\n\n--\nthree")
+    found = [(before, "".join(pieces)) for before, pieces in TextFile.scan(path).documents("\n--\n")]
+    assert found == [(0, "one"), (7, "two"), (14, ""), (18, "three")]
+
+
+@pytest.mark.parametrize("first", [0, 2, 3, 5, 6])
+def test_parted(first):
+    head, tail = parted(iter(["abc", "def"]), first)
+    assert "".join(head) == "abcdef"[:first]
+    assert "".join(tail) == "abcdef"[first:]

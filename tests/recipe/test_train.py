@@ -8,12 +8,11 @@ import torch
 import etude
 from etude.data.tokenizers import load as load_tokenizer
 from etude.engine import checkpoint
-from etude.engine.optim import SGD, Muon
 from etude.engine.protocols import Method
-from etude.engine.schedule import Infinite
 from etude.errors import BadInput
-from etude.recipe.build import build, method_of, optimizer_of, schedule_of
-from etude.recipe.config import MethodTable, OptimizerTable, ScheduleTable, load
+from etude.recipe.build import build, method_of
+from etude.recipe.config import load
+from etude.recipe.tables import MethodTable
 from etude.recipe.train import train_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +66,7 @@ def test_a_run_is_not_overwritten_and_a_finished_one_resumes_to_its_end(recipe, 
     again = train_recipe(recipe, resolve=resolve, resume=True, quiet=True)
     assert again["steps"] == 6
     assert again["resumed_from"] == "step-000000006"
-    with pytest.raises(BadInput, match="a run of another model"):
+    with pytest.raises(BadInput, match=r"r.toml: found model.width = 16, expected model.width = 8, as in .*run/recipe.toml"):
         train_recipe(recipe, resolve=resolve, overrides=("model.width=16",), resume=True, quiet=True)
     for file in (tmp_path / "run" / "checkpoints").glob("*/tensors.safetensors"):
         file.write_bytes(file.read_bytes()[:-9])
@@ -86,16 +85,6 @@ def test_methods_are_named_checked_and_built():
     ):
         with pytest.raises(BadInput, match=message):
             method_of(table, 0, resolve)
-
-
-def test_optimizers_and_schedules_of_tables():
-    assert optimizer_of(OptimizerTable(kind="sgd", lr=0.1, momentum=0.9, weight_decay=0)) == SGD(lr=0.1, momentum=0.9)
-    assert isinstance(optimizer_of(OptimizerTable(kind="muon")), Muon)
-    with pytest.raises(BadInput, match="no momentum with adamw"):
-        optimizer_of(OptimizerTable(momentum=0.5))
-    assert isinstance(schedule_of(ScheduleTable(kind="infinite", warmup=0.01)), Infinite)
-    with pytest.raises(BadInput, match="a key of a cosine schedule"):
-        schedule_of(ScheduleTable(decay=0.5))
 
 
 @pytest.mark.parametrize(
@@ -140,8 +129,3 @@ def test_the_readme_snippet_runs():
     spaces: dict = {}
     exec(compile(snippet, "README.md", "exec"), spaces)  # our own text
     assert spaces["result"].steps > 0
-
-
-def test_the_worked_recipe_is_valid(tmp_path):
-    recipe = load(ROOT / "docs" / "guide" / "recipe.toml")
-    assert recipe.methods[0].use == "stacking"

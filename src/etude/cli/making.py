@@ -1,4 +1,4 @@
-"""`etude data` and `etude new-paper`: what a study is made of."""
+"""`etude data`, `etude recipe` and `etude new-paper`: what a run and a study are made of."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def add(app: typer.Typer) -> None:
     data.command("list")(list_data)
     data.command("get")(get_data)
     app.add_typer(data, name="data", rich_help_panel="Make")
+    recipe = typer.Typer(help="Recipe files.", no_args_is_help=True)
+    recipe.callback()(recipes)
+    recipe.command("migrate")(migrate_recipe)
+    app.add_typer(recipe, name="recipe", rich_help_panel="Make")
     app.command("new-paper", rich_help_panel="Make")(new_paper)
 
 
@@ -63,6 +67,27 @@ def get_data(
         print_json({"name": name, "paths": paths})
     else:
         print(*paths, sep="\n")
+
+
+def recipes() -> None:
+    """Recipe files: what is to be trained, as `etude train` reads it."""
+
+
+def migrate_recipe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe of an older schema.")],
+    json: Json = False,
+) -> None:
+    """Rewrite a recipe in the present schema; the old file is kept beside it."""
+    from etude.recipe.config import SCHEMA
+    from etude.recipe.migration import migrate
+
+    done = migrate(file)
+    if json:
+        print_json({"path": str(done.path), "kept": done.kept and str(done.kept), "schema": SCHEMA, "changes": list(done.notes)})
+    elif done.kept is None:
+        print(f"{done.path}: schema {SCHEMA} already, the newest; nothing to do")
+    else:
+        print(*done.notes, f"{done.path}: schema {SCHEMA}; the old recipe is {done.kept}", sep="\n")
 
 
 def new_paper(

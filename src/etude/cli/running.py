@@ -89,11 +89,13 @@ def train(
     wrong = next((c for c in changes or [] if "=" not in c), None)
     if wrong is not None:
         raise BadInput("etude train", f"'{wrong}'", "changes of the form key=value")
-    from etude.papers.catalogue import load_methods
+    from etude.papers.loading import load_methods, load_models
     from etude.recipe.train import train_recipe
 
-    result = train_recipe(recipe, resolve=load_methods, overrides=tuple(changes or ()), resume=resume, quiet=json)
+    given = tuple(changes or ())
+    result = train_recipe(recipe, resolve=load_methods, models=load_models, overrides=given, resume=resume, quiet=json)
     if json:
         print_json(result)
     else:
-        print(f"{result['steps']} steps, held-out loss {result['metrics']['held-out/loss']:.4f}, in {result['folder']}")
+        measured = "".join(f"{name.replace('/', ' ')} {value:.4f}, " for name, value in result["metrics"].items())
+        print(f"{result['steps']} steps, {measured}in {result['folder']}")

@@ -196,11 +196,14 @@ def split_documents(domains: np.ndarray) -> np.ndarray:
 
 
 def _thinned(tokens: np.ndarray, length: int, chunk: int = 4096) -> np.ndarray:
-    """`length` tokens in chunks spread evenly over the array."""
+    """`length` tokens in chunks spread evenly over the array, none of them twice."""
     if len(tokens) <= length:
         return tokens
     num = -(-length // chunk)
-    starts = np.linspace(0, len(tokens) - chunk, num).astype(np.int64)
+    if len(tokens) >= num * chunk:
+        starts = np.linspace(0, len(tokens) - chunk, num).astype(np.int64)
+    else:  # too few for whole chunks side by side: the last is a shorter one, and what is too much is left out between them
+        starts = np.arange(num) * chunk + np.arange(num) * (len(tokens) - length) // max(num - 1, 1)
     return np.concatenate([tokens[s : s + chunk] for s in starts])[:length]
 
 

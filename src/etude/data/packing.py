@@ -63,20 +63,22 @@ class PackedSource:
 
     get(ids) -> {"tokens": [B, L] int64, "document_ids": [B, L] int64, numbered from 0 within each row and `PADDING` for
     filling, "loss_mask": [B, L - 1] bool, False where the target is filling or begins another document}.
+    documents: the numbers of those to take, all by default.
     Raises BadInput where no document has two tokens.
     """
 
-    def __init__(self, corpus: Any, context: int) -> None:
+    def __init__(self, corpus: Any, context: int, *, documents: np.ndarray | None = None) -> None:
         if context < 1:
             raise BadInput("context", repr(context), "a whole number >= 1")
         offsets = np.asarray(corpus.offsets, dtype=np.int64)
         self.tokens, self.context, self.vocab = corpus.tokens, context, getattr(corpus, "vocab", None)
-        documents, starts, lengths = cut(np.diff(offsets), context + 1)
-        if not len(documents):
-            raise BadInput("data", f"{len(offsets) - 1} documents of fewer than 2 tokens", "at least one document of 2 tokens or more")
+        chosen = np.arange(len(offsets) - 1) if documents is None else np.asarray(documents)
+        which, starts, lengths = cut(np.diff(offsets)[chosen], context + 1)
+        if not len(which):
+            raise BadInput("data", f"{len(chosen)} documents of fewer than 2 tokens", "at least one document of 2 tokens or more")
         rows = best_fit(lengths, context + 1)
         order = np.argsort(rows, kind="stable")
-        self._starts, self._lengths = (offsets[documents] + starts)[order], lengths[order]
+        self._starts, self._lengths = (offsets[chosen[which]] + starts)[order], lengths[order]
         self._first = np.searchsorted(rows[order], np.arange(rows.max() + 2))
 
     def __len__(self) -> int:

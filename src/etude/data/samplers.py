@@ -87,18 +87,25 @@ class WeightedDraw(SamplerBase):
 class OnlineMixture(SamplerBase):
     """Draws domains in proportions that follow their losses: every `update_every` samples, p = weigh(mean loss of each domain).
 
-    weigh: [K] mean losses (NaN where a domain was not seen since the start) -> [K] weights; before any feedback all are
-    equal. A stage is one such stretch, so let it be a multiple of the batch size. Within a domain samples come in seeded
-    orders without repetition until all have been seen. smoothing: of the running means, 0 keeps only the last.
-    history: the proportions of every stretch so far.
+    weigh: [K] mean losses (NaN where a domain was not seen since the start) -> [K] weights; before any feedback they are
+    `initial`, equal by default. A stage is one such stretch, so let it be a multiple of the batch size. Within a domain
+    samples come in seeded orders without repetition until all have been seen. smoothing: of the running means, 0 keeps only
+    the last. history: the proportions of every stretch so far.
     """
 
-    def __init__(self, weigh: Callable[[np.ndarray], np.ndarray], update_every: int = 512, smoothing: float = 0.5) -> None:
+    def __init__(
+        self,
+        weigh: Callable[[np.ndarray], np.ndarray],
+        update_every: int = 512,
+        smoothing: float = 0.5,
+        initial: np.ndarray | None = None,
+    ) -> None:
         if update_every < 1:
             raise BadInput("sampler.update_every", repr(update_every), "a whole number >= 1")
         if not 0 <= smoothing < 1:
             raise BadInput("sampler.smoothing", repr(smoothing), "a number from 0, below 1")
         self.weigh, self.update_every, self.smoothing = weigh, update_every, smoothing
+        self.initial = None if initial is None else check_weights(initial)
         self.losses: np.ndarray | None = None
         self.used: np.ndarray | None = None
         self.key: int | None = None  # of the orders within domains: drawn once, from the first stage's random numbers
@@ -111,7 +118,10 @@ class OnlineMixture(SamplerBase):
         num = len(source.domain_names)
         if self.losses is None:
             self.losses = np.full(num, np.nan)
-        weights = np.ones(num) if np.isnan(self.losses).all() else check_weights(self.weigh(self.losses.copy()))
+        if np.isnan(self.losses).all():
+            weights = np.ones(num) if self.initial is None else self.initial
+        else:
+            weights = check_weights(self.weigh(self.losses.copy()))
         if weights.shape != (num,):
             raise BadInput("sampler.weigh", f"weights of shape {weights.shape}", f"one for each of {num} domains")
         shares = weights / weights.sum()
@@ -154,3 +164,21 @@ class OnlineMixture(SamplerBase):
         state = {name: value.copy() if isinstance(value, (np.ndarray, list)) else value for name, value in state.items()}
         self.losses, self.used, self.key, self.history = state["losses"], state["used"], state["key"], state["history"]
         self.shown = state["shown"]
+
+
+class FixedMixture(OnlineMixture):
+    """Domains in fixed proportions, `update_every` samples a stage; within a domain as `OnlineMixture`. weights: [K]."""
+
+    def __init__(self, weights: np.ndarray, update_every: int = 512) -> None:
+        super().__init__(lambda losses: np.asarray(weights), update_every, initial=weights)
+
+
+def by_loss(losses: np.ndarray) -> np.ndarray:
+    """Weights in proportion to the domains' losses [K]; a domain not seen yet counts as the mean of the others."""
+    return np.where(np.isnan(losses), np.nanmean(losses), losses)
+
+
+def by_softmax(losses: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Weights exp(loss / temperature), largest 1; a domain not seen yet counts as the mean of the others."""
+    filled = by_loss(losses)
+    return np.exp((filled - filled.max()) / temperature)

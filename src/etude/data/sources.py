@@ -171,3 +171,20 @@ def _as_tensor(name: str, values: Any) -> Tensor:
     if tensor.dtype == torch.float64:
         return tensor.float()
     return tensor.long() if name == "y" and not tensor.is_floating_point() else tensor
+
+
+class SubsetSource:
+    """Some of a source's samples, renumbered from 0. ids: [M] numbers of the source's. Domains come along where it has them."""
+
+    def __init__(self, source: Any, ids: Any) -> None:
+        self.source, self.ids = source, np.asarray(ids, dtype=np.int64)
+        if not len(self.ids):
+            raise BadInput("data", "no samples", "at least one")
+        if hasattr(source, "domains"):
+            self.domains, self.domain_names = source.domains[self.ids], source.domain_names
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def get(self, ids: np.ndarray) -> dict[str, Tensor]:
+        return self.source.get(self.ids[np.asarray(ids)])

@@ -12,6 +12,7 @@ import torch
 from etude.data.packing import PackedSource
 from etude.data.samplers import Shuffle
 from etude.data.sources import MappedSource, TensorSource, WindowSource
+from etude.data.tokens import TokenCorpus
 from etude.engine.identity import describe, describe_source
 from etude.engine.protocols import Batch, Feedback, Sampler, Score, Source, Stage, Stream
 from etude.engine.streams import numpy_rng
@@ -118,8 +119,9 @@ class DataStream:
 def source_of(data: Any, context: int = 128) -> Source:
     """What a user has, as a source.
 
-    A source as it is; (x, y) arrays or tensors; a dict of them; a text file's path (as bytes), a corpus or a
-    one-dimensional array of token ids (windows of `context`); a data set with `__len__` and `__getitem__`.
+    A source as it is; (x, y) arrays or tensors; a dict of them; a text file's path (as bytes, memory-mapped), the path
+    of a folder of memory-mapped tokens (`TokenWriter`), a corpus or a one-dimensional array of token ids (windows of
+    `context`); a data set with `__len__` and `__getitem__`.
     Raises BadInput for anything else.
     """
     if hasattr(data, "get") and hasattr(data, "__len__") and not isinstance(data, Mapping):
@@ -127,16 +129,17 @@ def source_of(data: Any, context: int = 128) -> Source:
     if isinstance(data, Mapping):
         return TensorSource(**data)
     if isinstance(data, (str, Path)):
-        from etude.data.text import read_text
+        from etude.data.encoding import text_tokens
 
-        return WindowSource(np.frombuffer(read_text(Path(data)).encode(), dtype=np.uint8), context)
+        path = Path(data)
+        return WindowSource(TokenCorpus.open(path) if path.is_dir() else text_tokens(path), context)
     if isinstance(data, tuple) and len(data) == 2:
         return TensorSource(x=data[0], y=data[1])
     if hasattr(data, "tokens") or (isinstance(data, (np.ndarray, torch.Tensor)) and data.ndim == 1):
         return WindowSource(data, context)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, list):
         return MappedSource(data)
-    raise BadInput("data", f"a {type(data).__name__}", "(x, y), a dict of tensors, a text file's path, token ids or an indexable data set")
+    raise BadInput("data", f"a {type(data).__name__}", "(x, y), tensors by name, a path, token ids or an indexable data set")
 
 
 def stream_of(

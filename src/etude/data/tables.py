@@ -1,4 +1,4 @@
-"""Tables: a CSV file with a header, numbers in its columns and one column to predict."""
+"""Tables: numbers in columns and one column to predict, from a CSV file with a header or an NPZ file of named arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,6 +72,56 @@ def read_table(path: str | Path, target: str, *, features: Sequence[str] | None 
     classes = sorted(set(wanted))
     number = {name: i for i, name in enumerate(classes)}
     return Table(x, torch.tensor([number[v] for v in wanted], dtype=torch.int64), tuple(names), tuple(classes))
+
+
+def read_arrays(path: str | Path, target: str, *, features: Sequence[str] | None = None, classify: bool = True) -> Table:
+    """Reads an NPZ file: arrays [N] or [N, ...] by name, the columns of all `features` side by side.
+
+    target: the array [N] to predict; classify: its distinct values, sorted, are the classes. features: all others by default.
+    Nothing in the file is unpickled. Raises BadInput naming the array that is missing, of another length, not of numbers or
+    not finite.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise BadInput(str(path), "no such file", "an NPZ file") from error
+    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+        raise BadInput(str(path), f"a file that cannot be read ({error})", "an NPZ file of plain arrays") from error
+    if target not in arrays:
+        raise one_of(f"{path}, array to predict", target, arrays)
+    names = [name for name in arrays if name != target] if features is None else list(features)
+    for name in names:
+        if name not in arrays or name == target:
+            raise one_of(f"{path}, features", name, [n for n in arrays if n != target])
+    if not names:
+        raise BadInput(str(path), f"only '{target}'", "at least one more array")
+    y = arrays[target]
+    if y.ndim != 1 or not len(y):
+        raise BadInput(f"{path}, array '{target}'", f"shape {y.shape}", "one value a row, at least one row")
+    columns: list[np.ndarray] = []
+    labels: list[str] = []
+    for name in names:
+        where, values = f"{path}, array '{name}'", arrays[name]
+        if not values.ndim or len(values) != len(y):
+            raise BadInput(where, f"shape {values.shape}", f"{len(y)} rows as '{target}'")
+        columns.append(_finite(values, where).reshape(len(y), -1))
+        width = columns[-1].shape[1]
+        labels += [name] if width == 1 else [f"{name}[{i}]" for i in range(width)]
+    x = torch.from_numpy(np.concatenate(columns, axis=1))
+    if not classify:
+        return Table(x, torch.from_numpy(_finite(y, f"{path}, array '{target}'")), tuple(labels))
+    classes, numbers = np.unique(y, return_inverse=True)
+    return Table(x, torch.from_numpy(numbers.astype(np.int64)), tuple(labels), tuple(str(c) for c in classes))
+
+
+def _finite(values: np.ndarray, where: str) -> np.ndarray:
+    if values.dtype.kind not in "biuf":
+        raise BadInput(where, f"values of {values.dtype}", "numbers")
+    if not np.isfinite(values).all():
+        raise BadInput(where, "a number that is not finite", "finite numbers")
+    return values.astype(np.float32)
 
 
 def _number(field: str, where: str) -> float:

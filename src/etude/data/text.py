@@ -1,25 +1,145 @@
-"""Reading text that a user names, with errors that say what is wrong with it."""
+"""Reading text that a user names, with errors that say what is wrong with it; in pieces, so that memory stays flat."""
 
 from __future__ import annotations
 
+import codecs
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from etude.errors import BadInput
 
+READ = 1 << 18
+"""Bytes in memory at a time."""
+_SAFE = re.compile(r"(?<=\S)\n(?=\S)")
+
 
 def read_text(path: Path) -> str:
-    """The file as UTF-8 text. Raises BadInput where it is missing, empty, binary or not UTF-8 (with the byte's place)."""
+    """The whole file as UTF-8 text. Raises BadInput where it is missing, empty, binary or not UTF-8 (with the byte's place)."""
+    text = "".join(text_pieces(path))
+    if not text.strip():
+        raise BadInput(str(path), "an empty file", "text")
+    return text
+
+
+def text_pieces(path: Path, size: int = READ) -> Iterator[str]:
+    """The file's text in pieces of about `size` bytes. Raises BadInput as `read_text`; an empty file has no pieces.
+
+    Every byte is looked at: a zero byte or an invalid one is named by its place however late it comes.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0  # bytes before this block
+    for data in _blocks(path, size):
+        if (at := data.find(b"\0")) >= 0:
+            raise BadInput(str(path), f"binary data (a zero byte at {done + at})", "UTF-8 text")
+        yield _decoded(decoder, data, path, done)
+        done += len(data)
+    yield _decoded(decoder, b"", path, done, final=True)
+
+
+def _blocks(path: Path, size: int) -> Iterator[bytes]:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            while data := file.read(size):
+                yield data
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a text file") from error
     except OSError as error:
         raise BadInput(str(path), error.strerror or "an error", "a text file that can be read") from error
-    if not data.strip():
-        raise BadInput(str(path), "an empty file", "text")
-    if b"\0" in data[:65536]:
-        raise BadInput(str(path), f"binary data (a zero byte at {data.index(0)})", "UTF-8 text")
+
+
+def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, path: Path, done: int, final: bool = False) -> str:
+    held = len(decoder.getstate()[0])
     try:
-        return data.decode("utf-8")
+        return decoder.decode(data, final)
     except UnicodeDecodeError as error:
-        raise BadInput(str(path), f"a byte that is not UTF-8 (0x{data[error.start]:02x} at {error.start})", "UTF-8 text") from error
+        found = f"a byte that is not UTF-8 (0x{error.object[error.start]:02x} at {done - held + error.start})"
+        raise BadInput(str(path), found, "UTF-8 text") from error
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """What one look at a whole text file tells. characters: their number."""
+
+    path: Path
+    sha256: str
+    characters: int
+
+    @classmethod
+    def scan(cls, path: str | Path) -> TextFile:
+        """Reads it once, in pieces. Raises BadInput as `read_text`."""
+        path = Path(path)
+        digest, characters, blank = hashlib.sha256(), 0, True
+        for piece in text_pieces(path):
+            digest.update(piece.encode())
+            characters += len(piece)
+            blank = blank and not piece.strip()
+        if blank:
+            raise BadInput(str(path), "an empty file", "text")
+        return cls(path, digest.hexdigest(), characters)
+
+    def alphabet(self) -> str:
+        """The distinct characters, sorted: another look at the file."""
+        found: set[str] = set()
+        for piece in text_pieces(self.path):
+            found.update(piece)
+        return "".join(sorted(found))
+
+    def documents(self, separator: str = "") -> Iterator[tuple[int, Iterator[str]]]:
+        """(the number of characters before it, its pieces) of each document; all is one without a separator.
+
+        A piece ends where a byte-pair encoder starts anew (one line end between two visible characters), so that encoding
+        pieces gives the tokens of the whole; a quarter of a megabyte without such a place is cut at its end. The pieces of one document
+        are to be used up before the next is asked for. With a separator, a document is in memory at once.
+        """
+        if not separator:
+            yield 0, _cut_safely(text_pieces(self.path))
+            return
+        before, kept = 0, ""
+        for piece in text_pieces(self.path):
+            *whole, kept = (kept + piece).split(separator)
+            for document in whole:
+                yield before, iter([document])
+                before += len(document) + len(separator)
+        yield before, iter([kept])
+
+
+def _cut_safely(pieces: Iterator[str]) -> Iterator[str]:
+    kept = ""
+    for piece in pieces:
+        text = kept + piece
+        cut = _last_safe(text, max(0, len(text) - READ // 16)) or (_last_safe(text, 0) or len(text) if len(text) > READ else 0)
+        if cut:
+            yield text[:cut]
+        kept = text[cut:]
+    if kept:
+        yield kept
+
+
+def _last_safe(text: str, start: int) -> int:
+    return max((found.end() for found in _SAFE.finditer(text, start)), default=0)
+
+
+def parted(pieces: Iterator[str], first: int) -> tuple[Iterator[str], Iterator[str]]:
+    """The pieces of the first `first` characters and of the rest; the former are to be used up before the latter."""
+    rest: list[str] = []
+
+    def head() -> Iterator[str]:
+        left = first
+        for piece in pieces:
+            if len(piece) > left:
+                rest.append(piece[left:])
+                piece = piece[:left]
+            left -= len(piece)
+            if piece:
+                yield piece
+            if not left:
+                return
+
+    def tail() -> Iterator[str]:
+        yield from rest
+        yield from pieces
+
+    return head(), tail()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -78,7 +79,8 @@ class BytePairs:
         self.vocab = inner.get_vocab_size()
 
     @classmethod
-    def train(cls, text: str, vocab: int) -> BytePairs:
+    def train(cls, text: str | Iterable[str], vocab: int) -> BytePairs:
+        """text: whole, or in pieces that end at line ends."""
         if vocab < 257:
             raise BadInput("tokenizer.vocab", repr(vocab), "at least 257: the bytes and one pair")
         inner = _Tokenizer(models.BPE())
@@ -86,7 +88,8 @@ class BytePairs:
         inner.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
         # By lines: one long text would be one word list anyway, and lines keep the trainer's memory flat.
-        inner.train_from_iterator(text.splitlines(keepends=True), trainer)
+        pieces = [text] if isinstance(text, str) else text
+        inner.train_from_iterator((line for piece in pieces for line in piece.splitlines(keepends=True)), trainer)
         return cls(inner)
 
     def encode(self, text: str) -> np.ndarray:

@@ -152,17 +152,26 @@ class TokenWriter:
 
     def add(self, ids: Any, domain: str = "") -> None:
         """One document. ids: [n] whole numbers from 0 to vocab - 1; an empty one is left out."""
-        ids = np.asarray(ids)
-        if not len(ids):
-            return
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.vocab:
-            raise BadInput(f"document {self.num_documents}", f"token {low if low < 0 else high}", f"ids from 0 to {self.vocab - 1}")
+        self.add_pieces([ids], domain)
+
+    def add_pieces(self, pieces: Iterable[Any], domain: str = "") -> None:
+        """One document that comes in pieces, so that only a piece is in memory."""
         if domain and domain not in self.domain_names:
             raise one_of(f"document {self.num_documents}", domain, self.domain_names)
-        self.num_tokens, self.num_documents = self.num_tokens + len(ids), self.num_documents + 1
+        before = self.num_tokens
+        for piece in pieces:
+            ids = np.asarray(piece)
+            if not len(ids):
+                continue
+            low, high = int(ids.min()), int(ids.max())
+            if low < 0 or high >= self.vocab:
+                raise BadInput(f"document {self.num_documents}", f"token {low if low < 0 else high}", f"ids from 0 to {self.vocab - 1}")
+            self.num_tokens += len(ids)
+            self._write("tokens.bin", ids.astype(self.dtype).tobytes())
+        if self.num_tokens == before:
+            return
+        self.num_documents += 1
         number = self.domain_names.index(domain) if domain else 0
-        self._write("tokens.bin", ids.astype(self.dtype).tobytes())
         self._write("documents.bin", np.array([self.num_tokens, number], dtype="<i8").tobytes())
 
     def _write(self, name: str, data: bytes) -> None:

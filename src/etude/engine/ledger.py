@@ -9,8 +9,8 @@ from etude.errors import BadInput, one_of
 
 CATEGORIES = ("train", "generate", "judge", "prepare", "tune", "steer")
 QUANTITIES = (
-    "tokens", "samples", "generated_tokens", "labels", "environment_steps", "calls", "evaluations", "steps", "flops", "state_bytes",
-    "seconds",
+    "tokens", "samples", "generated_tokens", "prompt_tokens", "labels", "environment_steps", "calls", "evaluations", "steps", "flops",
+    "state_bytes", "seconds",
 )  # fmt: skip
 DETERMINISTIC = tuple(q for q in QUANTITIES if q != "seconds")
 
@@ -34,6 +34,10 @@ class Ledger:
     def total(self, quantity: str, categories: tuple[str, ...] | None = None) -> float:
         """The amount over all categories (or over those named)."""
         return sum(row.get(quantity, 0) for name, row in self.entries.items() if categories is None or name in categories)
+
+    def of(self, quantity: str) -> dict[str, float]:
+        """The amount by category, of those that have any."""
+        return {name: row[quantity] for name, row in self.entries.items() if quantity in row}
 
     def merge(self, other: Ledger, category: str | None = None) -> None:
         """Adds another run's ledger; all of it under `category` where one is named (a base model as "prepare", say)."""

@@ -1,13 +1,16 @@
-"""The files of a run that grow: `metrics.jsonl` (a line per logged update and evaluation) and `order.bin` (ids seen, int64).
+"""The files of a run that grow: `metrics.jsonl` (a line per logged update and evaluation), `order.bin` (ids seen, int64), and
+what a stream adds (`rollouts.jsonl`).
 
-Both hold only what is determined by the seed, so that two equal runs have equal files; times are in the ledger. A
-checkpoint remembers their lengths, and resuming cuts them there.
+They hold only what is determined by the seed, so that two equal runs have equal files; times are in the ledger and in
+`timing.jsonl`, which a run has whose stream takes time of its own (generating). A checkpoint remembers their lengths, and
+resuming cuts them there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,8 +25,19 @@ class MetricsLog:
     def __init__(self, folder: Path | None) -> None:
         self.pending: dict[str, float] = {}
         self.files: dict[str, BinaryIO] = {}
-        if folder is not None:
-            self.files = {name: (folder / name).open("ab") for name in ("metrics.jsonl", "order.bin")}
+        self.folder = folder
+        for name in ("metrics.jsonl", "order.bin"):
+            self.open(name)
+
+    def open(self, name: str) -> None:
+        """One more file that grows with the run; opened before a checkpoint is restored, so that resuming cuts it too."""
+        if self.folder is not None and name not in self.files:
+            self.files[name] = (self.folder / name).open("ab")
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """A line of JSON for an opened file, text kept readable."""
+        if self.files:
+            self.files[name].write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
     def add(self, name: str, value: float) -> None:
         self.pending[name] = float(value)
@@ -33,6 +47,13 @@ class MetricsLog:
         if self.files:
             self.files["metrics.jsonl"].write(json.dumps(record | self.pending).encode() + b"\n")
         self.pending.clear()
+
+    def times(self, step: int, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """A line of `timing.jsonl`: an update's seconds, whole and by category of the ledger, and the share spent generating."""
+        parts = {k: v - before.get(k, 0.0) for k, v in after.items()}
+        whole = sum(parts.values())
+        record = {"step": step, "seconds": whole} | {k: v for k, v in parts.items() if k != "train"}
+        self.append("timing.jsonl", record | {"generate_share": parts.get("generate", 0.0) / whole if whole else 0.0})
 
     def order(self, ids: np.ndarray) -> None:
         if self.files:

@@ -6,7 +6,7 @@ Shapes: B samples in a micro-batch, T positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -33,7 +33,9 @@ class Batch:
     """One micro-batch.
 
     data:      named tensors, first dimension B. Language data uses `tokens` [B, T + 1] int64 (inputs are `[:, :-1]`, targets
-               `[:, 1:]`), optionally `document_ids` [B, T + 1] and `loss_mask` [B, T]; supervised data uses `x` and `y`.
+               `[:, 1:]`), optionally `document_ids` [B, T + 1], `loss_mask` [B, T] and, where rows are filled up at their ends,
+               `lengths` [B], their own tokens; several rows a sample (a pair of completions) are a second dimension, as in
+               `tokens` [B, 2, T + 1]. Supervised data uses `x` and `y`.
     ids:       [B] int64, the samples' numbers in their source: logged, and given back to samplers with their losses.
     objective: which of the trainer's objectives; `optimizer`: which of its optimizers. The empty string is the only or first one.
     key:       set by the trainer from (seed, "forward", step): `streams.sample_uniforms(key, ids, ...)` gives an objective draws
@@ -51,9 +53,12 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Trained tokens: predicted positions for language data, samples otherwise."""
-        tokens = self.data.get("tokens")
-        return len(self) if tokens is None else tokens.shape[0] * (tokens.shape[1] - 1)
+        """Trained tokens: predicted positions for language data (without filling where `lengths` are given), samples otherwise."""
+        tokens, lengths = self.data.get("tokens"), self.data.get("lengths")
+        if tokens is None:
+            return len(self)
+        rows = tokens.shape[:-1].numel()
+        return rows * (tokens.shape[-1] - 1) if lengths is None else int(lengths.sum()) - rows
 
     def to(self, device: torch.device) -> Batch:
         return self if device.type == "cpu" else replace(self, data={k: v.to(device, non_blocking=True) for k, v in self.data.items()})
@@ -83,12 +88,20 @@ class Objective(Protocol):
     def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output: ...
 
 
+@runtime_checkable
+class Varying(Protocol):
+    """An objective whose operations depend on more of a batch than its shapes: `work_of` says on what (the number of targets, say)."""
+
+    def work_of(self, batch: Batch) -> Hashable: ...
+
+
 @dataclass(slots=True)
 class Feedback:
     """What the trainer tells a sampler at fixed steps.
 
     step: updates done. ids, losses: [n] of the samples just trained on (none in a report of evaluations). signals: the
-    objective's. evaluations: "evaluator/name" -> value of the trainer's `steer` evaluators.
+    objective's. evaluations: "evaluator/name" -> value of the trainer's `steer` evaluators. values: more numbers of these
+    samples by name, each [n] (a stream of rollouts gives "reward" and "advantage").
     """
 
     step: int
@@ -96,6 +109,7 @@ class Feedback:
     losses: np.ndarray
     signals: Mapping[str, float] = field(default_factory=dict)
     evaluations: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +169,17 @@ class Stream(Protocol):
     def batches_of(self, ids: np.ndarray | None, batch_size: int) -> Any: ...  # iterator of Batch, for Score
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Bound(Protocol):
+    """A stream that needs the run: its present model to sample from, its ledger to charge, its log.
+
+    bind(run): called once, before the first batch and before a checkpoint is restored. The run's fields may be replaced later
+               (`run.model`, `run.ledger`), so a stream keeps the run, never what it holds.
+    """
+
+    def bind(self, run: Run) -> None: ...
 
 
 class Evaluator(Protocol):

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from etude.engine.flops import FlopCounter
 from etude.engine.ledger import Budget, Ledger
 from etude.engine.optim import OptimizerSpec, selected
-from etude.engine.protocols import CHANGE, HOW, SLOTS, Batch, Mapping_, Method, Metrics, Objective, Output, Sampler, Stage, Stream
+from etude.engine.protocols import CHANGE, HOW, SLOTS, Batch, Mapping_, Method, Metrics, Objective, Output, Sampler, Stage, Stream, Varying
 from etude.engine.schedule import Schedule, to_state
 from etude.engine.streams import derive, generator, global_streams, numpy_rng
 from etude.errors import BadInput, one_of
@@ -158,7 +158,7 @@ class Run:
         self._extra += 1
         batch = batch.to(self.device)
         parameters = list(self._named.values())
-        with self.counted(("gradient", *_shapes(batch), objective), "train"):
+        with self.counted(("gradient", *self._work(batch, objective), objective), "train"):
             with global_streams(derive(self.seed, "extra", self.step, self._extra)), self.precision():
                 output = self.objectives[objective](self.model, batch, None)
             grads = torch.autograd.grad(output.loss, parameters, allow_unused=True)
@@ -272,11 +272,11 @@ class Run:
     @contextmanager
     def counted(self, key: Any, category: str) -> Iterator[None]:
         """Charges the block's FLOPs: counted on the first time of each key and, to catch data-dependent work, again at
-        steps 1, 8, 64, 512, ...; a key whose count has moved is counted each time from then on."""
+        steps 1, 8, 64, 512, ...; a key whose count has moved is counted each time from then on, and so is the key None."""
         if not self.count_flops:
             yield
             return
-        known = self._flops.get(key)
+        known = None if key is None else self._flops.get(key)
         step = self.step + 1
         audited = step & (step - 1) == 0 and step.bit_length() % 3 == 1
         if known is not None and not self._always and key not in self._variable and not audited:
@@ -292,13 +292,20 @@ class Run:
         self._nested_flops = before + counter.total
         if known is not None and known != own:
             self._variable.add(key)
-        self._flops[key] = own
+        if key is not None:
+            self._flops[key] = own
         self.ledger.charge(category, flops=own)
+
+    def _work(self, batch: Batch, objective: str) -> tuple[Any, ...]:
+        """What the operations of a forward and backward pass depend on: the batch's shapes, and what the objective adds."""
+        only = next(iter(self.objectives.values())) if not objective and len(self.objectives) == 1 else None
+        shapes, loss = shapes_of(batch.data), only or self.objectives.get(objective)
+        return (*shapes, loss.work_of(batch)) if isinstance(loss, Varying) else shapes
 
     def train_on(self, batch: Batch, micro_batch: int, scale_by_weight: bool) -> tuple[Batch, Output]:
         """Forward and backward of one micro-batch, with its events. Gradients add up in `.grad`."""
         hooks = self.hooks
-        with self.counted((*_shapes(batch), batch.objective), "train"):
+        with self.counted((*self._work(batch, batch.objective), batch.objective), "train"):
             batch = hooks.change("batch", self, batch)
             batch.key = derive(self.seed, "forward", self.step)
             model: nn.Module = self.model
@@ -343,7 +350,7 @@ class Run:
             for batch in self.stream.batches_of(ids, batch_size):
                 batch = batch.to(self.device)
                 objective = self.objective_of(batch)
-                with self.counted(("score", *_shapes(batch)), "prepare"):
+                with self.counted(("score", *self._work(batch, batch.objective)), "prepare"):
                     output = objective(self.model, batch, None)
                 if output.per_sample is None:
                     raise BadInput("objective", "no loss per sample", "an objective with `per_sample`, which the sampler asks for")
@@ -365,5 +372,5 @@ class Run:
             return metrics if charged else self.hooks.change("evaluate", self, metrics)
 
 
-def _shapes(batch: Batch) -> tuple[Any, ...]:
-    return tuple((name, *tensor.shape) for name, tensor in batch.data.items())
+def shapes_of(data: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    return tuple((name, *tensor.shape) for name, tensor in data.items())

@@ -18,7 +18,7 @@ from etude.engine import checkpoint, identity
 from etude.engine.ledger import Budget, Ledger
 from etude.engine.metrics import MetricsLog
 from etude.engine.optim import AdamW, OptimizerSpec, selected
-from etude.engine.protocols import Batch, Evaluator, Feedback, Method, Metrics, Objective, Output, Stage, Stream
+from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Metrics, Objective, Output, Stage, Stream
 from etude.engine.run import Hooks, Run
 from etude.engine.schedule import Cosine, Schedule, from_state
 from etude.errors import BadInput, one_of
@@ -152,6 +152,9 @@ class Trainer(Generic[M]):
         result = RunResult(model=self.model, metrics={}, history=run.history, ledger=run.ledger, steps=0, parameters=0)
         started, before = time.perf_counter(), 0.0
         try:
+            if isinstance(self.stream, Bound):
+                log.open("timing.jsonl")
+                self.stream.bind(run)
             self.hooks.call("start", run)
             if resume and not any(self._checkpoints().glob("step-*")):
                 resume = False  # killed before its first checkpoint: the beginning is where to go on from
@@ -168,9 +171,11 @@ class Trainer(Generic[M]):
             cost = 0.0  # of the last update, in the budget's units
             run.model.train()
             while self.budget.limit - self.budget.spent(run.ledger) > 0.5 * cost:
-                spent = self.budget.spent(run.ledger)
+                spent, seconds = self.budget.spent(run.ledger), run.ledger.of("seconds")
                 self._update(run)
                 self._clock(run, before + time.perf_counter() - started)
+                if isinstance(self.stream, Bound):
+                    log.times(run.step, seconds, run.ledger.of("seconds"))
                 cost = self.budget.spent(run.ledger) - spent
                 share, previous = run.share, spent / self.budget.limit
                 done = self.budget.limit - self.budget.spent(run.ledger) <= 0.5 * cost
@@ -386,6 +391,7 @@ class Trainer(Generic[M]):
             "ledger": run.ledger.as_dict(),
             "flops": [list(run._flops.items()), list(run._variable)],
             "files": run.metrics_log.lengths(),
+            "pending": dict(run.metrics_log.pending),
         }
         checkpoint.save(self._checkpoints(), run.step, state, keep=self.keep_checkpoints)
 
@@ -423,6 +429,7 @@ class Trainer(Generic[M]):
         run._flops = dict(state["flops"][0])
         run._variable = set(state["flops"][1])
         log.cut(state["files"])
+        log.pending.update(state.get("pending", {}))
 
 
 def pick_device(device: str) -> torch.device:

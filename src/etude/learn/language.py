@@ -34,14 +34,18 @@ def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         vocab = logits.shape[-1]
         losses = F.cross_entropy(logits.reshape(-1, vocab), targets.reshape(-1), reduction="none")
     except IndexError as error:
-        # An embedding or the loss met an id that it does not hold: only now look, so that no step pays for it.
-        low, high = int(tokens.min()), int(tokens.max())
-        vocab = vocab or next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), None)
-        if low < 0 or (vocab is not None and high >= vocab):
-            expected = "ids of 0 and above" if vocab is None else f"ids below the model's vocabulary of {vocab}"
-            raise BadInput("data", f"token {low if low < 0 else high}", expected) from error
-        raise
+        raise unknown_token(tokens, model, vocab) or error from error
     return losses.view(targets.shape), result
+
+
+def unknown_token(tokens: Tensor, model: nn.Module, vocab: int | None = None) -> BadInput | None:
+    """Names the id that an embedding or a loss did not hold, once one has refused it, so that no step pays for the look."""
+    low, high = int(tokens.min()), int(tokens.max())
+    vocab = vocab or next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    if low >= 0 and (vocab is None or high < vocab):
+        return None
+    expected = "ids of 0 and above" if vocab is None else f"ids below the model's vocabulary of {vocab}"
+    return BadInput("data", f"token {low if low < 0 else high}", expected)
 
 
 class CausalLM:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from torch import nn
 
 from etude.engine.protocols import Method
 from etude.errors import BadInput
@@ -41,6 +45,19 @@ def load_methods(name: str) -> dict[str, type[Method]]:
         for key, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Method) and (value.__module__ == own[0] or value.__module__.startswith(own[1]))
     }
+
+
+def load_models(name: str) -> dict[str, tuple[type, Callable[[Any], nn.Module]]]:
+    """The architectures that a paper's or file's module exports as MODELS: name -> (configuration class, model class).
+
+    Empty where it exports none. Raises BadInput as `load_study` does, or where MODELS is something else.
+    """
+    module = load_module(card(name))
+    models = getattr(module, "MODELS", {})
+    pairs = models.values() if isinstance(models, dict) else [None]
+    if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], type) and callable(pair[1]) for pair in pairs):
+        raise BadInput(f"{module.__name__}, MODELS", repr(models)[:60], "a dict of name: (configuration class, model class)")
+    return models
 
 
 def load_module(found: Card) -> ModuleType:

@@ -1,151 +1,115 @@
 """The recipe file: a TOML document of schema 1, validated with place, found and expected. No torch here.
 
-Every table forbids unknown keys. `parse` and `load` raise BadInput; `dump` writes a recipe back, so that what `etude train`
-ran is a file again.
+`parse` and `load` raise BadInput; `dump` writes a recipe back, so that what `etude train` ran is a file again.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from etude.errors import BadInput
+from etude.errors import BadInput, one_of
+from etude.recipe.tables import (
+    DATA,
+    MODELS,
+    OPTIMIZERS,
+    SAMPLERS,
+    AdamWTable,
+    BudgetTable,
+    PaperModel,
+    Recipe,
+    TextData,
+    TextSource,
+    kind_of_data,
+    kind_of_model,
+)
+from etude.recipe.writing import dump
+
+__all__ = ["SCHEMA", "Recipe", "apply_override", "dump", "load", "parse", "read"]
 
 SCHEMA = 1
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-
-class TransformerTable(Table):
-    kind: Literal["transformer"] = "transformer"
-    width: Count = 96
-    depth: Count = 4
-    heads: Count = 4
-    kv_heads: Count | None = None
-    hidden: Count | None = None  # of the SwiGLU layer; 8/3 of the width, rounded up to 8, where it is not given
-    tied: bool = True
-
-
-class RecurrentTable(Table):
-    kind: Literal["gru", "lstm", "elman"]
-    width: Count = 128
-    depth: Count = 1
-
-
-class DataTable(Table):
-    """A text file (`text`), or a corpus by name (`corpus`: see `etude data list`)."""
-
-    text: str | None = None
-    corpus: str | None = None
-    tokenizer: Literal["byte", "character", "bpe"] = "byte"
-    vocab: Annotated[int, Field(ge=257)] = 1024  # bpe only
-    context: Annotated[int, Field(ge=2)] = 128
-    batch: Count = 16
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the text, from its end
-
-
-class OptimizerTable(Table):
-    kind: Literal["adamw", "sgd", "muon"] = "adamw"
-    lr: Positive = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # sgd, muon
-
-
-class ScheduleTable(Table):
-    kind: Literal["constant", "linear", "cosine", "wsd", "infinite"] = "cosine"
-    warmup: Share = 0.02
-    final: Share | None = None
-    decay: Share | None = None  # wsd
-    cooldown: Share | None = None  # infinite
-    constant: Share | None = None  # infinite
-    anneal: Share | None = None  # infinite
-
-
-class BudgetTable(Table):
-    """One of these."""
-
-    tokens: Count | None = None
-    steps: Count | None = None
-    samples: Count | None = None
-    flops: Positive | None = None
-    seconds: Positive | None = None
-
-
-class MethodTable(BaseModel):
-    """`use` names a paper (its one method, or "slug:Class"); the other keys are the method's own settings."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    use: str
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-class RunTable(Table):
-    seed: Annotated[int, Field(ge=0)] = 0
-    device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    clip: Positive | None = 1.0
-    accumulate: Count = 1
-    evaluate_every: Annotated[float, Field(gt=0, le=1)] = 0.1
-    checkpoint_every: Annotated[float, Field(gt=0, le=1)] = 0.1
-    folder: str = "runs/train"
-
-
-class Recipe(Table):
-    schema_: Literal[1] = Field(alias="schema")
-    model: Annotated[TransformerTable | RecurrentTable, Field(discriminator="kind")] = TransformerTable()
-    data: DataTable = DataTable()
-    optimizer: OptimizerTable = OptimizerTable()
-    schedule: ScheduleTable = ScheduleTable()
-    budget: BudgetTable = BudgetTable(tokens=500_000)
-    methods: tuple[MethodTable, ...] = ()
-    run: RunTable = RunTable()
+_TAGGED = {"model": MODELS, "data": DATA, "sampler": SAMPLERS, "optimizer": OPTIMIZERS}
+_WORDS = {"a valid integer": "a whole number", "a valid number": "a number", "a valid string": "a text", "a valid boolean": "true or false"}
+_WORDS |= {"a valid dictionary": "a table", "an object": "a table", "a valid array": "a list", "a valid tuple": "a list"}
 
 
 def parse(document: dict[str, Any], where: str = "recipe") -> Recipe:
     """A validated recipe. `where` names the file in errors."""
-    if "schema" not in document:
-        raise BadInput(f"{where}, schema", "nothing", f"schema = {SCHEMA}")
-    if document["schema"] != SCHEMA:
-        raise BadInput(f"{where}, schema", repr(document["schema"]), f"{SCHEMA}, the only one there is so far")
-    if isinstance(document.get("model"), dict):
-        document = document | {"model": {"kind": "transformer"} | document["model"]}
+    _schema(document, where)
     try:
-        recipe = Recipe.model_validate(document)
+        # As JSON: there a list is a tuple and 1 is a real number, but "1" is no number and true is no count.
+        recipe = Recipe.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         raise _bad(error, document, where) from None
-    if (recipe.data.text is None) == (recipe.data.corpus is None):
-        found = "both text and corpus" if recipe.data.text else "neither text nor corpus"
-        raise BadInput(f"{where}, data", found, "one of them")
-    given = [k for k, v in recipe.budget.model_dump().items() if v is not None]
-    if len(given) != 1:
-        raise BadInput(f"{where}, budget", " and ".join(given) or "nothing", "one of tokens, steps, samples, flops, seconds")
+    _check_data(recipe, where)
+    _check_budget(recipe.budget, where)
+    if recipe.optimizers is None:
+        if recipe.optimizer.over is not None:
+            raise BadInput(f"{where}, optimizer.over", "it in the only optimizer", "it in one of several, as [optimizers.NAME]")
+    elif "optimizer" in document:
+        raise BadInput(f"{where}, optimizer", "both [optimizer] and [optimizers]", "one of them")
     return recipe
 
 
-def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Reads a recipe file; `overrides` are "key.path=value" texts, the value in TOML's notation or a bare word."""
-    path = Path(path)
+def _schema(document: Mapping[str, Any], where: str) -> None:
+    found = document.get("schema")
+    if "schema" not in document:
+        raise BadInput(f"{where}, schema", "nothing", f"schema = {SCHEMA} (`etude recipe migrate` adds it to an early recipe)")
+    if isinstance(found, bool) or not isinstance(found, int) or found > SCHEMA:
+        raise BadInput(f"{where}, schema", repr(found), f"{SCHEMA}, the newest that this etude knows")
+    if found != SCHEMA:
+        raise BadInput(f"{where}, schema", repr(found), f"{SCHEMA}: `etude recipe migrate` rewrites an older recipe")
+
+
+def _check_data(recipe: Recipe, where: str) -> None:
+    data = recipe.data
+    if not isinstance(data, TextData):
+        return
+    kinds = ("text", "corpus", "tokens", "domains")
+    given = [k for k in kinds if getattr(data, k) is not None]
+    if len(given) != 1:
+        found = f"both {' and '.join(given)}" if given else f"neither {', '.join(kinds)}, images nor table"
+        raise BadInput(f"{where}, data", found, "one of them")
+    sources: dict[str, TextSource] = {f"data.domains.{n}": s for n, s in data.domains.items()} if data.domains else {"data": data}
+    for place, source in sources.items():
+        named = [k for k in kinds[:3] if getattr(source, k) is not None]
+        if len(named) != 1:
+            raise BadInput(f"{where}, {place}", " and ".join(named) or "nothing", "one of text, corpus and tokens")
+    if data.tokenizer != "byte" and any(s.tokens is not None for s in sources.values()):
+        raise BadInput(f"{where}, data.tokenizer", f"'{data.tokenizer}' beside tokens", "none: tokens are encoded already")
+    if data.separator is not None and not any(s.text is not None for s in sources.values()):
+        raise BadInput(f"{where}, data.separator", "it without a text file", "it beside text; corpora and tokens know their documents")
+
+
+def _check_budget(budget: BudgetTable, where: str) -> None:
+    given = [k for k, v in budget.model_dump().items() if v is not None]
+    if set(given) == {"limit", "weights"} or (len(given) == 1 and given[0] not in ("limit", "weights")):
+        return
+    expected = "one of tokens, steps, samples, flops, seconds, or limit and weights"
+    raise BadInput(f"{where}, budget", " and ".join(given) or "nothing", expected)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A recipe file as it stands, not validated. Raises BadInput where it is missing or no TOML."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a recipe (TOML)") from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(str(path), f"a file that cannot be read ({error})", "a recipe (TOML, UTF-8)") from error
     except tomllib.TOMLDecodeError as error:
         raise BadInput(str(path), f"TOML that does not parse ({error})", "a recipe") from error
+
+
+def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Reads a recipe file; `overrides` are "key.path=value" texts, the value in TOML's notation or a bare word."""
+    path = Path(path)
+    document = read(path)
     for override in overrides:
         apply_override(document, override)
     return parse(document, path.name)
@@ -176,52 +140,56 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def dump(recipe: Recipe) -> str:
-    """The recipe as a TOML file that `parse` reads back to an equal one."""
-    document = recipe.model_dump(by_alias=True, exclude_none=True)
-    lines = [f"schema = {document.pop('schema')}"]
-    methods = document.pop("methods")
-    if document["run"].get("clip") is None:
-        document["run"].pop("clip", None)
-    for name, table in document.items():
-        lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items())]
-    for method in methods:
-        lines += ["", "[[methods]]", *(f"{k} = {_toml(v)}" for k, v in method.items())]
-    return "\n".join(lines) + "\n"
+# --- errors -----------------------------------------------------------------------------------------------------------
+def expected_of(message: str) -> str:
+    """What a validation message asks for, in a recipe's words."""
+    text = message.removeprefix("Input should be ").removeprefix("Value error, ")
+    return _WORDS.get(text, text)
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
-
-
-def _bad(error: ValidationError, document: dict[str, Any], where: str) -> BadInput:
+def _bad(error: ValidationError, document: Mapping[str, Any], where: str) -> BadInput:
     first = error.errors()[0]
-    # pydantic puts the discriminator's value into the path; it is no key of the file.
-    kinds = {"transformer", "gru", "lstm", "elman"}
-    parts = [p for p in first["loc"] if p not in kinds]
-    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
-    found = "nothing" if first["type"] == "missing" else repr(first["input"])
+    parts = _without_tags(list(first["loc"]))
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts if p != "[key]").lstrip(".")
     if first["type"] == "extra_forbidden":
-        table: Any = Recipe
-        for part in parts[:-1]:
-            if isinstance(part, str) and part in getattr(table, "model_fields", {}):
-                table = _table(table, part, document)
-        known = [f.alias or n for n, f in table.model_fields.items()] if hasattr(table, "model_fields") else []
-        near = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0.6)
-        hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(known)
-        return BadInput(f"{where}, {place}", "an unknown key", f"a known one; {hint}")
-    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        known = _known(parts[:-1], document)
+        bad = one_of(f"{where}, {place}", str(parts[-1]), known)
+        near = bad.expected if "did you mean" in bad.expected else "a known one; known: " + ", ".join(known)
+        return BadInput(f"{where}, {place}", "an unknown key", near.replace("a known name", "a known one"))
     if first["type"].startswith("union_tag"):
-        place, found, expected = f"{place}.kind", repr((document.get("model") or {}).get("kind")), "transformer, gru, lstm or elman"
-    return BadInput(f"{where}, {place}", found, expected)
+        kinds = list(_TAGGED["optimizer" if parts[0] == "optimizers" else str(parts[0])])
+        found = first["input"].get("kind") if isinstance(first["input"], Mapping) else first["input"]
+        return BadInput(f"{where}, {place}.kind", repr(found), f"{', '.join(kinds[:-1])} or {kinds[-1]}")
+    found = "nothing" if first["type"] == "missing" else repr(first["input"])
+    return BadInput(f"{where}, {place}", found, expected_of(first["msg"]))
 
 
-def _table(table: Any, part: str, document: dict[str, Any]) -> Any:
-    if part == "model":
-        kind = (document.get("model") or {}).get("kind", "transformer")
-        return TransformerTable if kind == "transformer" else RecurrentTable
-    return table.model_fields[part].annotation
+def _without_tags(parts: list[Any]) -> list[Any]:
+    """pydantic puts the class that it chose into the path; it is no key of the file."""
+    at = 1 if parts[0] in _TAGGED else 2 if parts[0] == "optimizers" else len(parts)
+    return parts[:at] + parts[at + 1 :]
+
+
+def _known(parts: list[Any], document: Mapping[str, Any]) -> list[str]:
+    """The keys of the table at `parts`."""
+    table: Any = Recipe
+    given: Any = document
+    for number, part in enumerate(parts):
+        given = given.get(part, {}) if isinstance(given, Mapping) else {}
+        kind = given.get("kind") if isinstance(given, Mapping) else None
+        if number == 0 and part == "model":
+            table = MODELS.get(kind_of_model(given), PaperModel)
+        elif number == 0 and part == "data":
+            table = DATA[kind_of_data(given)]
+        elif number == 0 and part == "sampler":
+            table = SAMPLERS.get(str(kind or "shuffle"), SAMPLERS["shuffle"])
+        elif (number, part) == (0, "optimizer") or (number == 1 and parts[0] == "optimizers"):
+            table = OPTIMIZERS.get(str(kind or "adamw"), OPTIMIZERS["adamw"])
+        elif part == "rest":
+            table = AdamWTable
+        elif number == 2 and parts[1] == "domains":
+            table = TextSource
+        elif isinstance(table, type) and issubclass(table, BaseModel) and str(part) in table.model_fields:
+            table = table.model_fields[str(part)].annotation
+    fields = table.model_fields if isinstance(table, type) and issubclass(table, BaseModel) else {}
+    return [field.alias or name for name, field in fields.items()]

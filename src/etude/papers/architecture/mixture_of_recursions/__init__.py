@@ -34,7 +34,10 @@ from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.architecture.mixture_of_recursions.generation import tokens_per_second
 from etude.papers.architecture.mixture_of_recursions.model import RecursiveConfig, RecursiveTransformer
 
-__all__ = ["STUDY", "RecursiveConfig", "RecursiveTransformer", "Settings"]
+__all__ = ["MODELS", "STUDY", "RecursiveConfig", "RecursiveTransformer", "Settings"]
+
+MODELS = {"recursive": (RecursiveConfig, RecursiveTransformer)}
+"""What a recipe's `[model] use = "mixture-of-recursions"` makes."""
 
 
 @dataclass(frozen=True, kw_only=True)

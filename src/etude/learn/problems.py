@@ -1,0 +1,85 @@
+"""A pool of problems that rollouts are made of: by number, with a domain each, and an environment that judges responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.engine.protocols import Environment, Problem, Task, Turn
+from etude.errors import BadInput
+
+
+class SingleTurn:
+    """A task as an environment of one step: the reward is the verifier's score of the response."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def reset(self, problem: Problem) -> str:
+        self.problem = problem
+        return problem.prompt
+
+    def step(self, response: str) -> Turn:
+        return Turn("", self.task.verify(self.problem, response), terminated=True)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Problems of one kind. environment: makes a fresh one for each rollout."""
+
+    name: str
+    problems: Sequence[Problem]
+    environment: Callable[[], Environment]
+
+
+class ProblemPool:
+    """Problems of several domains, numbered through them in order; a `Source` for samplers, which see `domains` and `domain_names`.
+
+    `ProblemPool.of(task, seed, {difficulty: count})` takes problems 0 .. count - 1 of each level, one domain a level.
+    Raises BadInput for a pool or a domain without problems, or two domains of one name.
+    """
+
+    def __init__(self, domains: Sequence[Domain]) -> None:
+        if not domains:
+            raise BadInput("problems", "no domains", "at least one")
+        for domain in domains:
+            if not len(domain.problems):
+                raise BadInput(f"problems.{domain.name}", "no problems", "at least one")
+        self.parts = list(domains)
+        self.domain_names: Sequence[str] = tuple(d.name for d in domains)
+        if len(set(self.domain_names)) < len(domains):
+            raise BadInput("problems", f"domains {', '.join(self.domain_names)}", "different names")
+        self.domains = np.repeat(np.arange(len(domains)), [len(d.problems) for d in domains])
+        self._problems = [p for d in domains for p in d.problems]
+
+    @classmethod
+    def of(cls, task: Task, seed: int, counts: Mapping[int, int]) -> ProblemPool:
+        """Problems of one task, a domain "name/difficulty" for each level."""
+        return cls(
+            [
+                Domain(f"{task.name}/{level}", [task.problem(seed, i, level) for i in range(count)], lambda: SingleTurn(task))
+                for level, count in counts.items()
+            ]
+        )
+
+    @classmethod
+    def join(cls, pools: Sequence[ProblemPool]) -> ProblemPool:
+        return cls([domain for pool in pools for domain in pool.parts])
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def __getitem__(self, number: int) -> Problem:
+        return self._problems[number]
+
+    def environment(self, number: int) -> Environment:
+        return self.parts[int(self.domains[number])].environment()
+
+    def get(self, ids: np.ndarray) -> dict[str, Tensor]:
+        """What a sampler may look at: "difficulty" and "domain", each [B]."""
+        levels = torch.tensor([self._problems[int(i)].difficulty for i in ids])
+        return {"difficulty": levels, "domain": torch.from_numpy(self.domains[np.asarray(ids)])}

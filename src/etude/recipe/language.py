@@ -1,0 +1,128 @@
+"""Language data of a recipe: text files, corpora and token folders, alone or as the domains of a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etude.data.corpora import corpus, corpus_tokenizer, data_hash
+from etude.data.encoding import encoded, tokenizer_for
+from etude.data.packing import PackedSource
+from etude.data.sources import MixtureSource, SubsetSource, WindowSource
+from etude.data.text import TextFile
+from etude.data.tokenizers import Bytes, Tokenizer, load
+from etude.data.tokens import TokenCorpus, read_header
+from etude.engine.protocols import Evaluator, Source
+from etude.errors import BadInput
+from etude.learn.language import CausalLM, HeldOutLoss, PerDomainLoss
+from etude.recipe.material import Material
+from etude.recipe.tables import EvaluateTable, Recipe, TextData, TextSource
+
+LIMIT = 256
+"""Held-out windows that are measured, where a recipe does not say."""
+
+
+def language(recipe: Recipe, data: TextData) -> Material:
+    """Raises BadInput where a source is missing, too short, without the documents asked for, or of another vocabulary."""
+    sources: Mapping[str, TextSource] = data.domains or {"": data}
+    texts = {name: TextFile.scan(source.text) for name, source in sources.items() if source.text is not None}
+    tokenizer = _tokenizer(data, sources, texts)
+    facts: dict[str, Any] = {"sources": {}}
+    training: dict[str, Source] = {}
+    held_out: dict[str, Source] = {}
+    vocab = 0
+    for name, source in sources.items():
+        train, held, sha256 = _read(data, source, texts.get(name), tokenizer)
+        if vocab and train.vocab != vocab:
+            raise BadInput(f"data.domains.{name}", f"a vocabulary of {train.vocab}", f"{vocab}, as the domains before")
+        vocab = train.vocab
+        training[name], held_out[name] = _samples(data, train), _samples(data, held)
+        facts["sources"][name] = {"sha256": sha256, "tokens": len(train.tokens), "held_out_tokens": len(held.tokens)}
+    source, held = (MixtureSource(training), MixtureSource(held_out)) if data.domains else (training[""], held_out[""])
+    facts |= {"vocab": vocab, "samples": len(source), "held_out_samples": len(held)}
+    if len(source) < data.batch:
+        found = f"{len(source)} windows of {data.context} tokens for training"
+        raise BadInput("data", found, f"at least one batch of {data.batch}")
+    return Material(
+        source=source,
+        objective=CausalLM(),
+        evaluators=_evaluators(recipe.evaluate, held),
+        facts=facts,
+        vocab=vocab,
+        tokenizer=tokenizer,
+        context=data.context,
+        groups=getattr(source, "domains", None),
+        group_names=tuple(getattr(source, "domain_names", ())),
+    )
+
+
+def _tokenizer(data: TextData, sources: Mapping[str, TextSource], texts: Mapping[str, TextFile]) -> Tokenizer | None:
+    """One for all sources; None for token folders that do not tell theirs."""
+    if texts or data.tokenizer == "byte":
+        if data.tokenizer != "byte" and len(texts) < len(sources):
+            raise BadInput("data.tokenizer", f"'{data.tokenizer}' for texts and corpora together", "byte, or text files alone")
+        folders = [Path(source.tokens) for source in sources.values() if source.tokens is not None]
+        if folders and not texts:
+            own = folders[0] / "tokenizer.json"
+            return load(own) if own.exists() else Bytes() if read_header(folders[0])["tokenizer"] == "byte" else None
+        return tokenizer_for(list(texts.values()), data.tokenizer, data.vocab, held_out=data.held_out, separator=data.separator or "")
+    if len(sources) > 1:
+        raise BadInput("data.tokenizer", f"'{data.tokenizer}' for several corpora", "byte, which all of them share")
+    return corpus_tokenizer(next(iter(sources.values())).corpus or "", _word(data))
+
+
+def _word(data: TextData) -> str:
+    return f"bpe:{data.vocab}" if data.tokenizer == "bpe" else data.tokenizer
+
+
+def _read(data: TextData, source: TextSource, text: TextFile | None, tokenizer: Tokenizer | None) -> tuple[Any, Any, str]:
+    """Training tokens, held-out tokens (each a corpus with `tokens` and `offsets`) and the SHA-256 of what they are from."""
+    if text is not None and tokenizer is not None:
+        train, held = encoded(text, tokenizer, held_out=data.held_out, separator=data.separator or "")
+        return train, held, text.sha256
+    if source.corpus is not None:
+        return corpus(source.corpus, "train", _word(data)), corpus(source.corpus, "validation", _word(data)), data_hash(source.corpus)
+    folder = Path(source.tokens or "")
+    whole = TokenCorpus.open(folder)
+    shares = {"train": 1 - data.held_out, "validation": data.held_out}
+    by = "documents" if whole.num_documents > 1 else "tokens"
+    sha256 = read_header(folder)["sha256"]["tokens.bin"]
+    return whole.part("train", shares=shares, by=by), whole.part("validation", shares=shares, by=by), sha256
+
+
+def _samples(data: TextData, tokens: Any) -> Source:
+    """Windows over all documents, windows with document masks, or whole documents packed into rows."""
+    if data.documents != "joined" and (tokens.offsets is None or len(tokens.offsets) < 3):
+        expected = "several: a corpus or tokens with documents, or `separator` for a text"
+        raise BadInput("data.documents", f"'{data.documents}' where there is one document", expected)
+    if data.documents != "packed":
+        return WindowSource(tokens, data.context, documents=data.documents == "masked")
+    if not tokens.domain_names:
+        return PackedSource(tokens, data.context)
+    domains = np.asarray(tokens.document_domains)
+    present = [k for k in range(len(tokens.domain_names)) if (domains == k).any()]
+    parts = {tokens.domain_names[k]: PackedSource(tokens, data.context, documents=np.flatnonzero(domains == k)) for k in present}
+    return MixtureSource(parts)
+
+
+def _evaluators(table: EvaluateTable, held: Source) -> dict[str, Evaluator]:
+    limit = table.limit or LIMIT
+    made: dict[str, Evaluator] = {}
+    for measure in table.measures or ("loss",):
+        if measure == "loss":
+            made["held-out"] = HeldOutLoss(held, limit=limit, batch_size=table.batch)
+        elif measure == "domains":
+            names = getattr(held, "domain_names", ())
+            if not names:
+                raise BadInput(
+                    "evaluate.measures", "'domains' where the data has none", "loss; or a corpus with domains, or [data.domains.NAME]"
+                )
+            domains = np.asarray(held.domains)  # type: ignore[attr-defined]
+            parts = {n: SubsetSource(held, np.flatnonzero(domains == k)) for k, n in enumerate(names) if (domains == k).any()}
+            made["domains"] = PerDomainLoss(dict(parts), limit=limit, batch_size=table.batch)
+        else:
+            raise BadInput("evaluate.measures", "'accuracy' of text", "loss or domains")
+    return made

@@ -1,0 +1,40 @@
+"""What a recipe's data comes to: samples to train on and to measure on, a loss, and what a model must know about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from etude.data.tokenizers import Tokenizer
+from etude.engine.protocols import Evaluator, Objective, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """vocab: of language data, else None. inputs, outputs: numbers a sample and predictions of other data.
+
+    grid:      (dimensions, size along each) of images. groups: [N] the domain or class of each training sample, an index into
+               `group_names`; None where there are neither.
+    facts:     what identifies the data (hashes, counts) and what a user of the model needs (classes, scaling): plain JSON,
+               written to the run's folder and compared on resume.
+    """
+
+    source: Source
+    objective: Objective
+    evaluators: Mapping[str, Evaluator]
+    facts: Mapping[str, Any]
+    vocab: int | None = None
+    tokenizer: Tokenizer | None = None
+    context: int = 0
+    inputs: int = 0
+    outputs: int = 0
+    grid: tuple[int, int] | None = None
+    groups: np.ndarray | None = None
+    group_names: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def kind(self) -> str:
+        return "text" if self.vocab is not None else "images" if self.grid else "a table"

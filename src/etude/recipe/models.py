@@ -1,0 +1,62 @@
+"""Models from a recipe's table: etude's own kinds, and the architectures that papers export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from etude.errors import BadInput
+from etude.nn.convolution import Convolution, ConvolutionConfig
+from etude.nn.mlp import MLP
+from etude.nn.recurrent import RecurrentClassifier, RecurrentConfig, RecurrentLM
+from etude.nn.transformer import Transformer, TransformerConfig
+from etude.recipe.material import Material
+from etude.recipe.settings import made, named
+from etude.recipe.tables import ConvolutionTable, PaperModel, PerceptronTable, Recipe, RecurrentTable, TransformerTable
+
+Models = Callable[[str], Mapping[str, tuple[type, Callable[[Any], nn.Module]]]]
+"""A paper's slug (or a file) -> its architectures: name -> (class of the configuration, class of the model).
+
+Whoever composes gives it. The configuration takes what the recipe says as settings; fields named `vocab`, `context`,
+`inputs`, `classes` and `outputs`, at any depth, are set by the data.
+"""
+
+
+def model_of(recipe: Recipe, material: Material, models: Models) -> nn.Module:
+    """Not initialised. Raises BadInput where a setting is refused or the kind of model does not read this kind of data."""
+    table = recipe.model
+    try:
+        match table:
+            case PaperModel():
+                return paper_model(table, material, models)
+            case TransformerTable() if material.vocab is not None:
+                shape = table.model_dump(exclude={"kind"})
+                return Transformer(TransformerConfig(vocab=material.vocab, context=material.context, **shape))
+            case RecurrentTable():
+                shape: dict[str, Any] = {"cell": table.kind} | table.model_dump(exclude={"kind"})
+                if material.vocab is not None:
+                    return RecurrentLM(RecurrentConfig(vocab=material.vocab, **shape))
+                return RecurrentClassifier(RecurrentConfig(**shape), inputs=1, classes=material.outputs)
+            case PerceptronTable() if material.vocab is None:
+                return MLP((material.inputs, *table.hidden, material.outputs), table.activation)
+            case ConvolutionTable() if material.grid is not None:
+                dimensions, size = material.grid
+                layers = table.model_dump(exclude={"kind"})
+                return Convolution(ConvolutionConfig(dimensions=dimensions, size=size, classes=material.outputs, **layers))
+    except BadInput as error:
+        head, _, key = error.where.partition(".")
+        if not (head.endswith("Config") and key):
+            raise
+        raise BadInput(f"model.{key}", error.found, error.expected) from error
+    kinds = {"text": "transformer, gru, lstm or elman", "images": "mlp, cnn, gru, lstm or elman", "a table": "mlp, gru, lstm or elman"}
+    raise BadInput("model.kind", f"'{getattr(table, 'kind', '')}' for {material.kind}", kinds[material.kind])
+
+
+def paper_model(table: PaperModel, material: Material, models: Models) -> nn.Module:
+    found = models(table.use.partition(":")[0])
+    config, model = named("model.use", table.use, found, "architecture to train", "a paper whose module exports MODELS, or `kind`")
+    given = {"vocab": material.vocab, "context": material.context} if material.vocab is not None else {}
+    given = given or {"inputs": material.inputs, "classes": material.outputs, "outputs": material.outputs}
+    return model(made(config, table.settings, "model", given))

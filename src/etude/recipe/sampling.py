@@ -1,0 +1,48 @@
+"""Samplers from a recipe's table. Weights are named after the data's domains, or its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from etude.data.samplers import FixedMixture, OnlineMixture, Shuffle, WeightedDraw, by_loss, by_softmax
+from etude.engine.protocols import Labelled, Sampler
+from etude.errors import BadInput, one_of
+from etude.recipe.material import Material
+from etude.recipe.tables import MixtureTable, OnlineTable, Recipe, ShuffleTable, WeightedTable
+
+
+def sampler_of(recipe: Recipe, material: Material) -> Sampler:
+    """Raises BadInput where the data has no domains (or classes) to weigh, or a stretch is no whole number of updates."""
+    table = recipe.sampler
+    if isinstance(table, ShuffleTable):
+        return Shuffle(table.replacement)
+    if isinstance(table, WeightedTable):
+        if material.groups is None:
+            raise BadInput("sampler.weights", "data without domains or classes", "a corpus with domains, [data.domains.NAME] or classes")
+        return WeightedDraw(_weights(table.weights, material)[material.groups], table.share)
+    if not isinstance(material.source, Labelled):
+        raise BadInput("sampler.kind", f"'{table.kind}' for data without domains", "a corpus with domains, or [data.domains.NAME]")
+    if table.update_every % recipe.data.batch:
+        raise BadInput("sampler.update_every", repr(table.update_every), f"a multiple of data.batch ({recipe.data.batch})")
+    if isinstance(table, MixtureTable):
+        return FixedMixture(_weights(table.weights, material), table.update_every)
+    return _online(table, material)
+
+
+def _online(table: OnlineTable, material: Material) -> OnlineMixture:
+    weigh = by_loss if table.weigh == "loss" else partial(by_softmax, temperature=table.temperature)
+    initial = None if table.weights is None else _weights(table.weights, material)
+    return OnlineMixture(weigh, table.update_every, table.smoothing, initial)
+
+
+def _weights(weights: Mapping[str, float], material: Material) -> np.ndarray:
+    """[K], 0 for what is not named."""
+    for name in weights:
+        if name not in material.group_names:
+            raise one_of(f"sampler.weights.{name}", name, material.group_names)
+    if not any(weights.values()):
+        raise BadInput("sampler.weights", "only zeros", "at least one number > 0")
+    return np.array([weights.get(name, 0.0) for name in material.group_names])

@@ -1,0 +1,343 @@
+"""The tables of a recipe of schema 1, typed and ranged: what each key may be. No torch here.
+
+Unknown keys are errors. A table whose kinds share little is several classes; `[data]` is told apart by the key that names the
+data, `[model]` by `kind` or `use`, an optimizer and a sampler by `kind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+
+def _whole(value: Any) -> Any:
+    """1e6 is a float to TOML and a count to everyone else."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(ge=1)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+Part = Annotated[Real, Field(gt=0, lt=1)]
+Below1 = Annotated[Real, Field(ge=0, lt=1)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+Weights = Annotated[dict[str, NotNegative], Field(min_length=1)]
+Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# --- [model] ----------------------------------------------------------------------------------------------------------
+class TransformerTable(Table):
+    kind: Literal["transformer"] = "transformer"
+    width: Count = 96
+    depth: Count = 4
+    heads: Count = 4
+    kv_heads: Count | None = None
+    hidden: Count | None = None  # of the SwiGLU layer; 8/3 of the width, rounded up to 8, where it is not given
+    tied: bool = True
+    rope_base: Positive = 10_000.0
+    norm_eps: Positive = 1e-5
+    init_std: Positive = 0.02
+
+
+class RecurrentTable(Table):
+    """A language model on text; on images and tables a classifier that reads one number a step."""
+
+    kind: Literal["gru", "lstm", "elman"]
+    width: Count = 128
+    depth: Count = 1
+    dropout: Below1 = 0.0  # between layers
+    tied: bool = True  # text
+    init_std: Positive = 0.02  # text
+
+
+class PerceptronTable(Table):
+    """For images and tables; inputs and outputs follow the data."""
+
+    kind: Literal["mlp"]
+    hidden: tuple[Count, ...] = (64, 64)
+    activation: Activation = "relu"
+
+
+class ConvolutionTable(Table):
+    """For images: one number a layer."""
+
+    kind: Literal["cnn"]
+    channels: tuple[Count, ...] = (16, 24, 24)
+    kernels: tuple[Count, ...] = (3, 3, 3)
+    strides: tuple[Count, ...] = (1, 2, 2)
+
+
+class PaperModel(BaseModel):
+    """`use` names a paper with an architecture ("slug", or "slug:name"); the other keys are the settings of its configuration."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    use: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+MODELS: dict[str, type[BaseModel]] = {
+    "transformer": TransformerTable, "gru": RecurrentTable, "lstm": RecurrentTable, "elman": RecurrentTable,
+    "mlp": PerceptronTable, "cnn": ConvolutionTable,
+}  # fmt: skip
+
+
+# --- [data] -----------------------------------------------------------------------------------------------------------
+class TextSource(Table):
+    """One domain of a mixture: a text file, a corpus by name, or a folder of memory-mapped tokens."""
+
+    text: str | None = None
+    corpus: str | None = None
+    tokens: str | None = None
+
+
+class TextData(TextSource):
+    """Language: one source, or several named ones as `[data.domains.NAME]`."""
+
+    domains: Annotated[dict[str, TextSource], Field(min_length=1)] | None = None
+    tokenizer: Literal["byte", "character", "bpe"] = "byte"  # not for tokens, which are encoded already
+    vocab: Annotated[Whole, Field(ge=257)] = 1024  # bpe only
+    context: Annotated[Whole, Field(ge=2)] = 128
+    batch: Count = 16
+    held_out: Part = 0.1  # share of a text or of tokens, from the end; corpora have a validation split
+    separator: Annotated[str, Field(min_length=1)] | None = None  # between the documents of a text file
+    documents: Literal["joined", "masked", "packed"] = "joined"
+
+
+class ImageData(Table):
+    images: Literal["digits", "mnist1d"]
+    batch: Count = 32
+    label_noise: Share = 0.0  # of the training labels, replaced by another class
+
+
+class TableData(Table):
+    """A CSV file, or an NPZ file of named arrays."""
+
+    table: str
+    target: str  # the column to predict
+    features: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # all others where not given
+    classify: bool = True  # else the target is a number
+    standardize: bool = True  # by mean and deviation of the training rows
+    held_out: Part = 0.2  # share of the rows, in a fixed random order
+    batch: Count = 32
+
+
+DATA: dict[str, type[Table]] = {"text": TextData, "images": ImageData, "table": TableData}
+
+
+# --- [sampler] --------------------------------------------------------------------------------------------------------
+class ShuffleTable(Table):
+    kind: Literal["shuffle"] = "shuffle"
+    replacement: bool = False
+
+
+class WeightedTable(Table):
+    """Each epoch draws `share` of the samples without replacement; a sample's weight is that of its domain or class."""
+
+    kind: Literal["weighted"]
+    weights: Weights
+    share: Annotated[Real, Field(gt=0, le=1)] = 0.5
+
+
+class MixtureTable(Table):
+    """Domains in the proportions of `weights`, `update_every` samples a stage."""
+
+    kind: Literal["mixture"]
+    weights: Weights
+    update_every: Count = 512
+
+
+class OnlineTable(Table):
+    """Domains in proportions that follow their training losses, measured again every `update_every` samples."""
+
+    kind: Literal["online"]
+    weigh: Literal["loss", "softmax"] = "loss"
+    temperature: Positive = 1.0  # softmax
+    update_every: Count = 512
+    smoothing: Below1 = 0.5
+    weights: Weights | None = None  # before any feedback; equal where not given
+
+
+SAMPLERS: dict[str, type[Table]] = {"shuffle": ShuffleTable, "weighted": WeightedTable, "mixture": MixtureTable, "online": OnlineTable}
+
+
+# --- [optimizer], [optimizers.NAME] -----------------------------------------------------------------------------------
+class AdamWTable(Table):
+    kind: Literal["adamw"] = "adamw"
+    lr: Positive = 2e-3
+    betas: tuple[Below1, Below1] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.1
+    over: tuple[str, ...] | None = None  # of several: the beginnings of its parameters' names; without it, all that are left
+
+
+class SGDTable(Table):
+    kind: Literal["sgd"]
+    lr: Positive = 0.1
+    momentum: Below1 = 0.0
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+    over: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _nesterov(self) -> SGDTable:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov with a momentum above 0")
+        return self
+
+
+class MuonTable(Table):
+    """Muon for the hidden matrices, `[optimizer.rest]` (AdamW) for embeddings, heads and vectors."""
+
+    kind: Literal["muon"]
+    lr: Positive = 0.02
+    momentum: Below1 = 0.95
+    weight_decay: NotNegative = 0.1
+    rest: AdamWTable = AdamWTable()
+    over: tuple[str, ...] | None = None
+
+
+OPTIMIZERS: dict[str, type[Table]] = {"adamw": AdamWTable, "sgd": SGDTable, "muon": MuonTable}
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+class ScheduleTable(Table):
+    kind: Literal["constant", "linear", "cosine", "wsd", "infinite"] = "cosine"
+    warmup: Share = 0.02
+    final: Share | None = None
+    decay: Share | None = None  # wsd
+    cooldown: Share | None = None  # infinite
+    constant: Share | None = None  # infinite
+    anneal: Share | None = None  # infinite
+
+
+class BudgetTable(Table):
+    """One quantity, or a `limit` on a weighted sum: weights = { tokens = 1.0, "prepare.tokens" = 0.5 }."""
+
+    tokens: Count | None = None
+    steps: Count | None = None
+    samples: Count | None = None
+    flops: Positive | None = None
+    seconds: Positive | None = None
+    limit: Positive | None = None
+    weights: Annotated[dict[str, Positive], Field(min_length=1)] | None = None
+
+
+class ObjectiveTable(Table):
+    label_smoothing: Share = 0.0  # of cross entropy, on images and classes
+
+
+class EvaluateTable(Table):
+    """What is measured on held-out data. Without `measures`: the loss, and the accuracy where there are classes."""
+
+    measures: Annotated[tuple[Literal["loss", "domains", "accuracy"], ...], Field(min_length=1)] | None = None
+    limit: Count | None = None  # samples, spread evenly; 256 of a text and all of other data where not given
+    batch: Count = 32
+
+
+class MethodTable(BaseModel):
+    """`use` names a paper (its one method, or "slug:Class"); the other keys are the method's own settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    use: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+Clip = Annotated[Positive | None, BeforeValidator(_none)]
+Interval = Annotated[Real, Field(gt=0, le=1)]
+
+
+class RunTable(Table):
+    """How the run goes. Shares are of the budget."""
+
+    seed: Annotated[Whole, Field(ge=0)] = 0
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    clip: Clip = 1.0  # of the gradients' norm, or "none"
+    accumulate: Count = 1  # micro-batches an update
+    feedback_every: Count = 1  # updates between what a sampler is told
+    log_every: Count = 1  # updates
+    evaluate_every: Interval = 0.1
+    checkpoint_every: Interval = 0.1
+    keep_checkpoints: Count = 2
+    folder: str = "runs/train"
+
+
+def kind_of_data(table: Any) -> str:
+    """Which of `DATA` a `[data]` table is, by the key that names the data."""
+    if not isinstance(table, Mapping):
+        table = {name: True for name, value in dict(table).items() if value is not None} if isinstance(table, Table) else {}
+    return "table" if "table" in table else "images" if "images" in table else "text"
+
+
+def kind_of_model(table: Any) -> str:
+    if isinstance(table, BaseModel):
+        return "use" if isinstance(table, PaperModel) else str(getattr(table, "kind", ""))
+    if not isinstance(table, Mapping):
+        return "transformer"
+    return "use" if "use" in table else str(table.get("kind", "transformer"))
+
+
+def _kind(default: str) -> Any:
+    return lambda table: str(table.get("kind", default)) if isinstance(table, Mapping) else getattr(table, "kind", default)
+
+
+Model = Annotated[
+    Annotated[TransformerTable, Tag("transformer")]
+    | Annotated[RecurrentTable, Tag("gru")]
+    | Annotated[RecurrentTable, Tag("lstm")]
+    | Annotated[RecurrentTable, Tag("elman")]
+    | Annotated[PerceptronTable, Tag("mlp")]
+    | Annotated[ConvolutionTable, Tag("cnn")]
+    | Annotated[PaperModel, Tag("use")],
+    Discriminator(kind_of_model),
+]
+Data = Annotated[
+    Annotated[TextData, Tag("text")] | Annotated[ImageData, Tag("images")] | Annotated[TableData, Tag("table")],
+    Discriminator(kind_of_data),
+]
+Sampler = Annotated[
+    Annotated[ShuffleTable, Tag("shuffle")]
+    | Annotated[WeightedTable, Tag("weighted")]
+    | Annotated[MixtureTable, Tag("mixture")]
+    | Annotated[OnlineTable, Tag("online")],
+    Discriminator(_kind("shuffle")),
+]
+Optimizer = Annotated[
+    Annotated[AdamWTable, Tag("adamw")] | Annotated[SGDTable, Tag("sgd")] | Annotated[MuonTable, Tag("muon")],
+    Discriminator(_kind("adamw")),
+]
+
+
+class Recipe(Table):
+    """A whole recipe; `etude.recipe.config.parse` makes it and checks what goes across tables."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    model: Model = TransformerTable()
+    data: Data = TextData()
+    sampler: Sampler = ShuffleTable()
+    objective: ObjectiveTable = ObjectiveTable()
+    optimizer: Optimizer = AdamWTable()
+    optimizers: Annotated[dict[str, Optimizer], Field(min_length=1)] | None = None
+    schedule: ScheduleTable = ScheduleTable()
+    budget: BudgetTable = BudgetTable(tokens=500_000)
+    methods: tuple[MethodTable, ...] = ()
+    evaluate: EvaluateTable = EvaluateTable()
+    run: RunTable = RunTable()
