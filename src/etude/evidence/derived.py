@@ -61,9 +61,19 @@ def differences(study: Study, record: Mapping[str, Any]) -> list[str]:
     old, new = record.get("matched") or {}, again["matched"]
     for quantity in {**old, **new}:
         for arm in {**old.get(quantity, {}), **new.get(quantity, {})}:
-            before, after = ({"reason": "", **side.get(quantity, {}).get(arm, {})} for side in (old, new))  # older ones have no reason
-            told += _parts(f"matched.{quantity}.{arm}", before, after)
+            where = f"matched.{quantity}.{arm}"
+            before, after = (side.get(quantity, {}).get(arm) for side in (old, new))
+            if before and after and (before["estimate"] is None) == (after["estimate"] is None):
+                told += _parts(where, {"reason": "", **before}, after)  # entries of old have no reason
+            elif before or after:
+                told.append(f"{where}: {_entry(before)} on record, {_entry(after)} from its values")
     return told
+
+
+def _entry(entry: Mapping[str, Any] | None) -> str:
+    if not entry:
+        return "nothing"
+    return f"no estimate ({entry.get('reason')})" if entry["estimate"] is None else f"{entry['estimate']:.4g} (n {entry.get('n')})"
 
 
 def _parts(where: str, old: Mapping[str, Any], new: Mapping[str, Any], apart: Iterable[str] = ()) -> list[str]:
