@@ -158,7 +158,7 @@ def test_it_learns(kind):
         advantages = GroupAdvantages() if kind == "grpo" else GroupAdvantages(baseline="leave-one-out", by_std=False)
         stream, objective = stream_of(rules, config, advantages=advantages), PolicyGradient(NO_KL)
     success = Success(PlainGenerator, rules.pool, Letters().encode, Sampling(max_tokens=1), samples=10)
-    result = train(stream, model=model, objective=objective, steps=60, optimizer=AdamW(lr=0.1, weight_decay=0),
+    result = train(stream, model=model, objective=objective, steps=30, optimizer=AdamW(lr=0.2, weight_decay=0),
                    evaluators={"held": success}, evaluate_every=1.0, count_flops=False)  # fmt: skip
     assert result.history[0]["held/solved"] < 0.3
     assert result.metrics["held/solved"] > 0.8

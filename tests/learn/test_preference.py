@@ -82,7 +82,7 @@ def test_training_prefers_the_chosen(loss):
     model, reference = tiny(), tiny()
     before = output_of(loss, model, reference)
     stream = DataStream(PairSource(ROWS, context=16), 2, 0)
-    trainer = Trainer(model, stream, Preference(loss, reference), optimizer=SGD(lr=0.3), budget=Budget(steps=30), accumulate=2)
+    trainer = Trainer(model, stream, Preference(loss, reference), optimizer=SGD(lr=1.0), budget=Budget(steps=12), accumulate=2)
     result = trainer.run()
     after = output_of(loss, model, reference)
     assert after.loss < before.loss
