@@ -10,7 +10,7 @@ share it between depths, or let it attend to keys and values it has kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -279,7 +279,7 @@ class Transformer(nn.Module):
             and type(b.attention).forward is Attention.forward
             and not _hooked(b)
             and not _hooked(b.attention)
-            for b in self.blocks
+            for b in cast("list[Block]", list(self.blocks))
         )
 
     @torch.inference_mode()
@@ -303,7 +303,7 @@ class Transformer(nn.Module):
         length = tokens.shape[1]
         x, tables = self.embedding(tokens), state.positions(length)
         mask = state.mask(length) if length > 1 or x.device.type != "cpu" else None
-        for depth, block in enumerate(self.blocks):
+        for depth, block in enumerate(cast("list[Block]", list(self.blocks))):
             x = x + block.attention.extend(block.attention_norm(x), tables, depth, state, mask)
             x = x + block.feed_forward(block.feed_forward_norm(x))
         return self.norm(x)
