@@ -1,7 +1,8 @@
 """etude: which published training method helps on my model and my data, and by how much?
 
 `etude.train(model, data, methods=[...])` trains your own module; `etude.method(slug)` gives a paper's method, `etude.study(slug)`
-its study, `etude.corpus(name)` a corpus. Everything is imported when it is asked for, so that `import etude` is light.
+its study, `etude.corpus(name)` a corpus, `etude.task(name)` a generator of problems with its verifier. Everything is imported when
+it is asked for, so that `import etude` is light.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from etude.data.corpora import corpus
+    from etude.data.tasks import task
     from etude.engine.ledger import Budget
     from etude.papers.catalogue import load_study as study
     from etude.papers.loading import method
@@ -20,11 +22,12 @@ _HOMES = {
     "train": ("etude.recipe.train", "train"),
     "corpus": ("etude.data.corpora", "corpus"),
     "study": ("etude.papers.catalogue", "load_study"),
+    "task": ("etude.data.tasks", "task"),
     "method": ("etude.papers.loading", "method"),
     "Budget": ("etude.engine.ledger", "Budget"),
 }
 __version__ = "0.1.0"
-__all__ = ["Budget", "__version__", "corpus", "method", "study", "train"]
+__all__ = ["Budget", "__version__", "corpus", "method", "study", "task", "train"]
 
 
 def __getattr__(name: str) -> Any:

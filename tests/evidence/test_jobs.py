@@ -1,13 +1,16 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toys import ToyStream, squared, toy_model
 
+from etude.engine.ledger import Budget
 from etude.engine.streams import derive
-from etude.engine.trainer import NonFinite
+from etude.engine.trainer import NonFinite, Trainer
 from etude.errors import BadInput
 from etude.evidence import jobs, output
 from etude.evidence.study import Arm, Job, Outcome, Scale, Study
@@ -78,19 +81,134 @@ def test_an_arm_stopped_by_nan_has_diverged(tmp_path):
     assert told["metrics"] == {}
 
 
-def test_what_an_arm_left_over_is_cleared_before_it_runs_again(tmp_path):
-    task = output.task(tmp_path, "cpu", "arm", 3, "c0ffee")
-    task.folder.mkdir(parents=True)
-    (task.folder / "half").write_text("x")
+def trainer(folder: Path | None) -> Trainer:
+    model, stream = toy_model(), ToyStream()
+    return Trainer(model, stream, squared, budget=Budget(steps=10), folder=folder, checkpoint_every=0.2, count_flops=False)
+
+
+class Killed(BaseException):
+    """In the place of a kill: nothing of the arm's runs after it."""
+
+
+def test_what_a_killed_run_left_is_there_again(tmp_path):
     found = []
 
     def run(job: Job) -> Outcome:
         assert job.folder is not None
-        found.append(job.folder.exists())
+        found.append([p.name for p in job.folder.iterdir()] if job.folder.exists() else None)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / "candidates.jsonl").write_text("x")
+        job.progress(0.5, 1.0)
+        if len(found) == 1:
+            raise Killed
         return outcome()
 
+    with pytest.raises(Killed):
+        execute(run, tmp_path)
+    told = execute(run, tmp_path)
+    assert found == [None, ["candidates.jsonl"]]
+    assert (told["resumed"], told["probe"]) == (True, [])  # its beginning was another run's
+    other = execute(run, tmp_path, seed=4)
+    assert (other["resumed"], other["probe"]) == (False, [1.0])
+
+
+@pytest.mark.parametrize("below", ["", "base"])
+def test_a_trainer_that_was_killed_starts_anew_in_the_jobs_folder(below, tmp_path):
+    kills = [True, False]
+
+    def run(job: Job) -> Outcome:
+        assert job.folder is not None
+        made = trainer(job.folder / below)
+        if kills.pop(0):
+            made.progress = kill_after(5)
+        return outcome(metrics={"loss": made.run().ledger.total("steps")})
+
+    with pytest.raises(Killed):
+        execute(run, tmp_path)
+    assert execute(run, tmp_path)["metrics"]["loss"] == 10
+
+
+def test_a_trainer_in_a_part_goes_on_after_a_kill(tmp_path):
+    kills, begun, results = [True, False], [], []
+
+    def run(job: Job) -> Outcome:
+        part = job.part("base")
+        begun.append(part.begun)
+        made = trainer(part.folder)
+        if kills.pop(0):
+            made.progress = kill_after(5)
+        results.append(made.run(resume=part.begun))
+        return outcome()
+
+    with pytest.raises(Killed):
+        execute(run, tmp_path)
     execute(run, tmp_path)
-    assert found == [False]
+    assert begun == [False, True]
+    assert results[0].resumed_from.startswith("step-")
+    fresh = trainer(tmp_path / "fresh").run()
+    assert all(torch.equal(a, b) for a, b in zip(fresh.model.parameters(), results[0].model.parameters(), strict=True))
+
+
+def test_the_trainer_of_a_finished_round_stays(tmp_path):
+    from etude.loop.rounds import run_rounds
+
+    kills = [False, True, False, False]
+
+    def run(job: Job) -> Outcome:
+        assert job.folder is not None
+        folder = job.folder
+
+        def step(number, state):
+            made = trainer(folder / f"round-{number}")
+            if kills.pop(0):
+                made.progress = kill_after(5)
+            made.run()
+            return state, {"earlier": float((folder / "round-1" / "run.json").exists())}
+
+        return outcome(metrics={"loss": run_rounds(step, {}, 3, folder=folder)[1][2]["earlier"]})
+
+    with pytest.raises(Killed):
+        execute(run, tmp_path)
+    assert execute(run, tmp_path)["metrics"]["loss"] == 1.0
+    assert kills == []
+
+
+def kill_after(updates: int):
+    seen = []
+
+    def progress(share, loss):
+        seen.append(share)
+        if len(seen) == updates:
+            raise Killed
+
+    return progress
+
+
+def test_the_beginning_is_kept_as_a_probe(tmp_path):
+    def run(job: Job) -> Outcome:
+        job.progress(0.0)
+        for i in range(50):
+            job.progress(i / 50, math.nan if i == 1 else float(i))
+        return outcome()
+
+    assert execute(run, tmp_path)["probe"] == [0.0, *map(float, range(2, 21))]
+
+
+def test_a_failure_is_declared_once(tmp_path):
+    def run(job: Job) -> Outcome:
+        raise NonFinite(4, "the loss")
+
+    def planned(settings):
+        return {"flops": 10.0 * settings["a"], "prepare.flops": 5, "parameters": 7}
+
+    failure = {"loss": 5.5, "accuracy": 0.1, "solved": (0, 1)}
+    arm = Arm(run=run, about="", planned=planned, failure={"accuracy": 0.5})
+    study = replace(study_of(run), arms={"arm": arm}, failure=failure)
+    told = jobs.execute(study, output.task(tmp_path, "cpu", "arm", 3, "c0ffee"), lambda fraction, metric: None)
+    assert told["diverged"] is True
+    assert (told["metrics"], told["counts"]) == ({"loss": 5.5, "accuracy": 0.5}, {"solved": [0, 1]})
+    assert told["ledger"] == {"train": {"flops": 20.0}, "prepare": {"flops": 5.0}}
+    assert told["curves"] == {}
 
 
 def test_draws_from_the_global_streams_repeat_and_leave_no_trace(tmp_path):

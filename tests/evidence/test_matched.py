@@ -40,8 +40,22 @@ def test_reference_arms_and_arms_without_curves_are_left_out():
     assert matched_effects(record_of(fast={"flops": curve})) == {}
 
 
-def test_a_curve_that_begins_behind_the_other_ones_end_cannot_be_read():
-    assert matched_effects(record_of(plain={"flops": [([1.0, 2.0], [3.0, 1.0])]}, fast={"flops": [([5.0, 9.0], [3.0, 1.0])]})) == {}
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        (([5.0, 9.0], [3.0, 1.0]), "'fast' begins after the end of 'plain' in 1 of 3 seeds"),
+        (([0.2, 0.5], [3.0, 1.0]), "'plain' begins after the end of 'fast' in 1 of 3 seeds"),
+        (([], []), "no curve in 1 of 3 seeds"),
+        (([1.0, 2.0], [3.0, math.nan]), "a curve is not finite where it is read"),
+    ],
+)
+def test_no_estimate_from_a_selection_of_the_seeds(second, reason):
+    plain = [([1.0, 2.0], [3.0, 1.0])] * 3
+    fast = [([1.0, 3.0], [2.0, 0.5]), second, ([1.0, 3.0], [2.0, 0.7])]
+    told = matched_effects(record_of(plain={"flops": plain, "seconds": plain}, fast={"flops": fast, "seconds": plain}))
+    nothing = {"estimate": None, "interval": None, "at": None, "n": 0, "mid_schedule": ""}
+    assert told["flops"]["fast"] == {"measure": "loss", **nothing, "reason": reason}
+    assert signs_differ(told, ["fast"]) == []
 
 
 def test_signs():

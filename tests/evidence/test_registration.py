@@ -110,15 +110,47 @@ def test_only_a_whole_run_becomes_the_record(tiny, cpu, place, git):
     assert place.record("tiny").exists()
 
 
+def test_a_recorded_study_is_run_again_for_a_reason(tiny, cpu, place, git):
+    registration.register(tiny().study(), place)
+    commit(git)
+    cpu(tiny())
+    before = place.record("tiny").read_text()
+    for reason in ("", "  "):
+        with pytest.raises(BadInput) as error:
+            cpu(tiny(), reason=reason)
+        told = 'found a record already, and no reason, expected why it is run again: --reason "TEXT"'
+        assert str(error.value) == f"tiny, cpu scale: {told}"
+    assert len(attempts.read(place, "tiny")) == 1
+    assert place.record("tiny").read_text() == before
+    assert cpu(tiny(), seeds=[100, 101])["complete"] is False  # tuning needs none
+    cpu(tiny(), reason="another machine")
+    assert [a["reason"] for a in attempts.read(place, "tiny")] == ["", "", "another machine"]
+
+
+def test_what_a_failure_counts_as_binds_and_a_plan_does_not(tiny, place):
+    registration.register(tiny().study(), place)
+    planned = ('about="the baseline"', 'about="the baseline", planned=lambda s: {"flops": 10.0 * s.budget_tokens}')
+    failure = ('headline="loss",', 'headline="loss", failure={"loss": 9.0, "solved": (0, 1)},')
+    registered = registration.load(place, "tiny")
+    assert registered is not None
+    assert registration.differences(registered, tiny(planned).study()) == []
+    assert [d[:9] for d in registration.differences(registered, tiny(failure).study())] == ["failure: "]
+    registration.register(tiny(planned, failure).study(), place)
+    read = tomllib.loads(place.registered("tiny").read_text())
+    assert read["planned"] == {"plain": {"flops": 10_000.0}}
+    assert read["failure"]["ceiling"] == {"loss": 9.0, "solved": [0, 1]}
+    assert registration.differences(read, tiny(planned, failure).study()) == []
+
+
 def test_every_cpu_run_is_an_attempt(tiny, cpu, place, git, tmp_path):
     registration.register(tiny().study(), place)
     commit(git)
     cpu(tiny(), seeds=1)
     cpu(tiny(), reason="all the seeds")
     with pytest.raises(RunFailed):
-        cpu(tiny(("    steps = 20\n", "    steps = 20\n    raise RuntimeError('oh')\n")))
+        cpu(tiny(("    steps = 20\n", "    steps = 20\n    raise RuntimeError('oh')\n")), reason="mended")
     with pytest.raises(StudyInterrupted):
-        cpu(tiny(("    steps = 20\n", "    steps = 20\n    raise KeyboardInterrupt\n")))
+        cpu(tiny(("    steps = 20\n", "    steps = 20\n    raise KeyboardInterrupt\n")), reason="mended")
     attempts.start(place, "tiny", {}, "and killed", [0], ["plain"])
     told = attempts.read(place, "tiny")
     assert [a["attempt"] for a in told] == [1, 2, 3, 4, 5]

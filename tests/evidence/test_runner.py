@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from etude.errors import BadInput
-from etude.evidence import output, records
+from etude.evidence import output, planned, records
 from etude.evidence.places import Place
 from etude.evidence.pool import RunFailed
 from etude.evidence.reference import FILE, Reference, reference_of, study_from_file
@@ -153,6 +153,90 @@ def test_an_arm_that_always_diverges_does_not_stop_the_study(tiny, run):
     assert record["arms"]["fast"]["diverged"] == [True, True, True]
     assert record["verdict"].startswith("not judged: loss of 'fast' is nan")
     assert record["claims"][1]["verdict"] == "holds"
+
+
+DIVERGES = (
+    (
+        "    steps = 20\n",
+        "    steps = 20\n    if gain == 2.0 and job.settings.budget_tokens == 100:\n        raise NonFinite(3, 'the loss')\n",
+    ),
+    ("import numpy as np\n", "import numpy as np\nfrom etude.engine.trainer import NonFinite\n"),
+    ('about="falls faster")', 'about="falls faster", planned=lambda s: {"train.flops": 10.0 * s.budget_tokens})'),
+    ('headline="loss",', 'headline="loss", failure={"loss": 9.0, "solved": (0, 1)},'),
+)
+
+
+def test_a_failure_that_the_study_declares_is_judged(tiny, run):
+    record = run(tiny(*DIVERGES), workers=1)
+    fast = record["arms"]["fast"]
+    assert (fast["diverged"], fast["metrics"]["loss"], fast["counts"]["solved"]) == ([True] * 3, [9.0] * 3, [[0, 1]] * 3)
+    assert fast["ledger"] == [{"train": {"flops": 1000.0}}] * 3
+    assert fast["curves"] == {"loss / flops": [[[], []]] * 3, "loss / seconds": [[[], []]] * 3}
+    assert record["verdict"] == "reversed"  # 9 against 0.7, at the FLOPs that were planned
+    assert record["matched"]["flops"]["fast"]["reason"] == "no curve in 3 of 3 seeds"
+    assert [record["arms"]["plain"]["probe"][i][-1] for i in range(3)] == record["arms"]["plain"]["metrics"]["loss"]
+
+
+def test_claims_on_curves_judge_a_diverged_run_too(tiny, run):
+    curve = ('arm="fast", baseline="plain", metric="loss"', 'arm="fast", baseline="plain", curve="loss / flops"')
+    assert run(tiny(*DIVERGES, curve), workers=1)["verdict"] == "reversed"
+    ratio = (("Better(text", "Ratio(text"), ("import AtLeast, Better", "import AtLeast, Ratio"))
+    told = run(tiny(*DIVERGES, curve, *ratio), workers=1)["claims"][0]
+    assert told["note"].startswith("never reached in 3 of 3 seeds")
+    assert told["interval"][0] == 0
+
+
+PLANS = (
+    "run=partial(train, gain={gain}, price=10.0), ",
+    'run=partial(train, gain={gain}, price=10.0), planned=lambda s: {{"flops": {flops}}}, ',
+)
+
+
+def plan_of(gain: float, flops: str) -> tuple[str, str]:
+    return PLANS[0].format(gain=gain), PLANS[1].format(gain=gain, flops=flops)
+
+
+def test_unequal_planned_budgets_are_refused_before_anything_runs(tiny, run, tmp_path):
+    study = tiny(plan_of(1.0, "10.0 * s.budget_tokens"), plan_of(2.0, "10.3 * s.budget_tokens"))
+    where = "tiny, claims[0] (fast falls faster), planned flops at quick scale"
+    for options in ({}, {"plan": True}):
+        with pytest.raises(BadInput) as error:
+            run(study, **options)
+        told = "found 1030 for 'fast' and 1000 for 'plain' (+3.0 %), expected amounts within 2 %"
+        assert str(error.value) == f"{where}: {told}"
+    assert not (tmp_path / "out").exists()
+    assert run(study, workers=1, seeds=1, arms=["fast"])["arms"].keys() == {"fast"}  # nothing to compare it with
+
+
+def test_planned_budgets_are_printed(tiny, run, capsys):
+    study = tiny(plan_of(1.0, "10.0 * s.budget_tokens"), plan_of(2.0, "10.1 * s.budget_tokens"))
+    run(study, workers=1, seeds=1)
+    told = run(study, plan=True, seeds=1, quiet=False)
+    assert told["budgets"] == {"plain": {"flops": 1000.0}, "fast": {"flops": 1010.0}}
+    out = capsys.readouterr().out
+    assert "planned budget" in out
+    assert "1.01k flops" in out
+    assert "not said" in next(line for line in out.splitlines() if line.startswith("ceiling"))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("lambda s: 3.0", "tiny, arms.plain.planned: found float, expected a mapping such as {'flops': 1.2e12}"),
+        ("lambda s: {'flops': -1}", "tiny, arms.plain.planned['flops']: found -1, expected a number >= 0"),
+    ],
+)
+def test_a_plan_that_says_nothing_is_refused(plan, message, tiny, run):
+    with pytest.raises(BadInput) as error:
+        run(tiny(("gain=1.0, price=10.0), ", f"gain=1.0, price=10.0), planned={plan}, ")))
+    assert str(error.value) == message
+
+
+def test_a_plan_counts_over_categories():
+    told = {"train.flops": 3.0, "prepare.flops": 4.0, "train.samples": 5.0}
+    assert planned.spent(told, "flops") == 7.0
+    assert planned.spent(told, "train.flops") == 3.0
+    assert planned.spent(told, "tokens") is None
 
 
 def test_a_partial_run_judges_what_it_can(tiny, run):

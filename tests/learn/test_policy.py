@@ -39,6 +39,12 @@ def test_k3_by_hand_and_its_expectation_is_the_kl():
     assert (pi.exp() * k3(pi, q)).sum().item() == pytest.approx((pi.exp() * (pi - q)).sum().item())
 
 
+def test_the_kls_gradient_by_hand():
+    logprob = torch.tensor(-1.0, requires_grad=True)
+    k3(logprob, torch.tensor(-1.5)).backward()
+    assert logprob.grad.item() == pytest.approx(1 - math.exp(-0.5))  # downwards: the policy is above its reference here
+
+
 def test_the_three_means_by_hand():
     values, mask = torch.tensor([[1.0, 2.0, 3.0], [6.0, 0.0, 0.0]]), torch.tensor([[True, True, True], [True, False, False]])
     assert [float(x) for x in mean_over(values, mask, "tokens", 1)] == [3.0, 4]
@@ -116,6 +122,20 @@ def test_grpo_with_deviations_against_the_definition():
     found = expected_gradient(PolicyConfig(kl=0.0))
     assert torch.allclose(found, -total, atol=1e-9)
     assert total.abs().max() > 0.01
+
+
+def test_the_entropy_bonus_by_its_derivative():
+    """dH / dlogit_v = -p_v (log p_v + H), at the two states that the row passes."""
+    model = Table(LOGITS)
+    output = PolicyGradient(PolicyConfig(kl=0.0, entropy=0.1, mean_over="tokens"))(model, batch_of([(1, 2)], torch.zeros(1)))
+    output.loss.backward()
+    p = LOGITS.softmax(1)
+    spread = -(p * p.log()).sum(1, keepdim=True)
+    expected = 0.1 * p * (p.log() + spread) / 2
+    expected[2] = 0
+    assert torch.allclose(model.table.grad, expected, atol=1e-9)
+    assert output.signals["entropy"].item() == pytest.approx(spread[:2].mean().item())
+    assert output.signals["zero_advantage"] == 1
 
 
 # --- equal settings ---------------------------------------------------------------------------------------------------

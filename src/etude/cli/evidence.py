@@ -13,7 +13,7 @@ from etude.cli.failures import FAILED
 from etude.cli.output import colored, console, print_json, table
 from etude.errors import BadInput
 
-_STATE_COLORS = {"current": "green", "older": "green", "stale": "yellow", "broken": "red"}
+_STATE_COLORS = {"current": "green", "older": "green", "stale": "yellow", "unproven": "yellow", "broken": "red"}
 
 
 def add(app: typer.Typer) -> None:
@@ -21,27 +21,39 @@ def add(app: typer.Typer) -> None:
 
 
 def evidence(
-    check: Annotated[bool, typer.Option("--check", help="Is every ready paper registered, recorded and still current?")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Is every ready paper registered, recorded after that, and still current?")
+    ] = False,
     verify: Annotated[str, typer.Option("--verify", metavar="PAPER", help="Judge its record again and rerun one arm and seed.")] = "",
     arm: Annotated[str, typer.Option("--arm", metavar="A", help="With --verify: the arm to rerun, not the quickest.")] = "",
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="With --verify: the seed to rerun, not the first.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="With --check: rerun the smoke scales too.")] = True,
+    rejudge: Annotated[str, typer.Option("--rejudge", metavar="PAPER|all", help="Write its verdicts anew from its raw values.")] = "",
     into: Annotated[Path | None, typer.Option("--into", metavar="FILE", help="Put the table of verdicts between FILE's marks.")] = None,
     json: Json = False,
 ) -> None:
-    """What is on record, and whether it is still true; exit code 1 if it is not."""
+    """What is on record, and whether it is still true; exit code 1 if it is not.
+
+    --check names a state: current; older (floors changed, still valid); stale (code, settings or data changed); unproven (git does not
+    show the registration before the record); broken (what it says does not follow from the raw values; where a rule of judging has
+    changed since, --rejudge writes it anew); unrecorded; unregistered.
+    --verify asks for equal bits on the record's instruction set and libraries, elsewhere for a beginning within 1e-4.
+    """
     if into is not None:
         from etude.evidence import places, report
         from etude.papers.catalogue import cards
 
         report.put_table(into, report.verdict_table(places.find(), {c.slug: f"{c.slug} ({c.family})" for c in cards()}))
         return
-    if check and verify:
-        raise BadInput("etude evidence", "--check and --verify", "one of them")
+    asked = [name for name, given in (("--check", check), ("--verify", verify), ("--rejudge", rejudge)) if given]
+    if len(asked) > 1:
+        raise BadInput("etude evidence", " and ".join(asked), "one of them")
     if not verify and (arm or seed is not None):
         raise BadInput("etude evidence", "--arm or --seed", "--verify with them")
     if verify:
         _verify(verify, arm or None, seed, json)
+    elif rejudge:
+        _rejudge(rejudge, json)
     elif check:
         _check(smoke, json)
     else:
@@ -66,6 +78,23 @@ def _verify(paper: str, arm: str | None, seed: int | None, json: bool) -> None:
         raise SystemExit(FAILED)
 
 
+def _rejudge(paper: str, json: bool) -> None:
+    from etude.evidence import places
+    from etude.evidence.derived import rejudge
+    from etude.papers.catalogue import card, load_study
+
+    place = places.find()
+    slugs = place.recorded() if paper == "all" else [card(paper).slug]
+    changed = {slug: rejudge(load_study(slug), place) for slug in slugs}
+    if json:
+        print_json(changed)
+        return
+    for slug, lines in changed.items():
+        print(f"{slug}: " + ("written anew" if lines else "nothing to change"))
+        for line in lines:
+            print(f"  {line}")
+
+
 def _check(smoke: bool, json: bool) -> None:
     from rich.markup import escape
 
@@ -87,8 +116,11 @@ def _check(smoke: bool, json: bool) -> None:
         for s in result:
             color = _STATE_COLORS.get(s.state, "bright_black")
             tried = f"{s.attempts}" + f" ({s.abandoned} abandoned)" * bool(s.abandoned)
-            grid.add_row(f"[bold]{s.slug}[/]", f"[{color}]{s.state}[/]", colored(s.verdict), tried, escape("\n".join(s.findings)))
+            said = escape("\n".join(s.findings)) + "".join(f"\n[dim]{escape(note)}[/]" for note in s.notes)
+            grid.add_row(f"[bold]{s.slug}[/]", f"[{color}]{s.state}[/]", colored(s.verdict), tried, said.strip())
         console().print(grid)
+        sound = sum(s.sound for s in result)
+        console().print(f"{sound} of {len(result)} sound." + (" What to do: etude evidence --help" if sound < len(result) else ""))
     if not all(s.sound for s in result):
         raise SystemExit(FAILED)
 

@@ -37,9 +37,9 @@ def run(
     arms: Annotated[str, typer.Option("--arms", metavar="A,B", help="Only these arms.")] = "",
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say time, memory and smallest detectable effect, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say time, memory, budgets and smallest detectable effect, and stop.")] = False,
     register: Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")] = False,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why a recorded study is run or registered again.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why a study on record is run or registered again.")] = "",
     json: Json = False,
 ) -> None:
     """A paper's study: its arms at equal budget, over seeds, with a verdict."""

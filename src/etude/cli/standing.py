@@ -23,14 +23,18 @@ class Standing:
 
 
 def standing(slug: str) -> Standing | None:
-    """The recorded verdict of a paper, or None if there is no record. An unreadable record says so in its line."""
+    """The recorded verdict of a paper, or None if there is no record. An unreadable record says so in its line.
+
+    Read from the record's head, which is small; from the record itself where there is no head of just this record.
+    """
     from etude.evidence.places import find
 
-    path = find().record(slug)
+    place = find()
+    path = place.record(slug)
     if not path.is_file():
         return None
     try:
-        record = _json(path)
+        record = _head(place.head(slug), path.stat().st_size) or _json(path)
     except BadInput as error:
         return Standing(verdict="unreadable", line=f"unreadable record ({error.found})")
     verdict = str(record.get("verdict", "no verdict"))
@@ -40,8 +44,17 @@ def standing(slug: str) -> Standing | None:
         line=str(said),
         scale=str(record.get("scale", "")),
         seeds=tuple(record.get("seeds", ())),
-        claims=tuple(c for c in record.get("claims", ()) if isinstance(c, dict)),
+        claims=tuple(_numbers(c) for c in record.get("claims", ()) if isinstance(c, dict)),
     )
+
+
+def _numbers(value: Any) -> Any:
+    """Records write what JSON has no number for as text."""
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def history(slug: str) -> dict[str, Any]:
@@ -53,7 +66,7 @@ def history(slug: str) -> dict[str, Any]:
     date = None
     if registered.is_file():
         try:
-            date = str(tomllib.loads(registered.read_text(encoding="utf-8")).get("registered", "at an unknown date"))
+            date = str(tomllib.loads(registered.read_text(encoding="utf-8")).get("date", "at an unknown date"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError):
             date = "unreadable"
     # `evidence.attempts` reads the same file in full, and loads torch to do so; here only the counts are needed.
@@ -83,6 +96,15 @@ def record_of(path: Path) -> dict[str, Any]:
     if not isinstance(record.get("slug"), str):
         raise BadInput(str(file), "no slug", "the record of a run")
     return record
+
+
+def _head(path: Path, size: int) -> dict[str, Any] | None:
+    """The head, if it is one of a record of `size` bytes."""
+    try:
+        head = _json(path)
+    except (BadInput, OSError):
+        return None
+    return head if head.get("bytes") == size else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -110,10 +110,14 @@ class _Difference(Claim):
         if self.metric:
             ours, theirs = (readings.metric(record, arm, self.metric) for arm in (self.arm, self.baseline))
             return Seeds(_oriented(ours - theirs, self.lower_is_better))
-        out = []
-        for ours, theirs in zip(*(readings.curves(record, arm, self.curve) for arm in (self.arm, self.baseline)), strict=True):
-            x = min(ours[0][-1], theirs[0][-1])
-            out.append(readings.value_at(ours, x) - readings.value_at(theirs, x))
+        out, names = [], (self.arm, self.baseline)
+        for i, pair in enumerate(zip(*(readings.curves(record, arm, self.curve, failed=True) for arm in names), strict=True)):
+            x = min((curve[0][-1] for curve in pair if len(curve[0])), default=math.nan)
+            ours, theirs = (
+                readings.value_at(curve, x) if len(curve[0]) else readings.named_failure(record, arm, self.curve, i)
+                for arm, curve in zip(names, pair, strict=True)
+            )
+            out.append(ours - theirs)
         if not np.isfinite(out).all():
             raise NotJudged(f"curve '{self.curve}' is not finite where it is read")
         return Seeds(_oriented(np.asarray(out), self.lower_is_better))
@@ -182,7 +186,8 @@ class Ratio(Claim):
         return Seeds(_oriented(np.log(ours) - np.log(theirs), self.lower_is_better)), ()
 
     def _of_curve(self, record: Record) -> tuple[Seeds, tuple[str, ...]]:
-        ours, theirs = (readings.curves(record, arm, self.curve) for arm in (self.arm, self.baseline))
+        ours = readings.curves(record, self.arm, self.curve, failed=True)
+        theirs = readings.curves(record, self.baseline, self.curve)
         logs, never = [], 0
         for arm, base, failed in zip(ours, theirs, readings.diverged(record, self.arm), strict=True):
             if not math.isfinite(base[1][-1]):

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,14 @@ from etude.engine.checkpoint import write_atomic
 from etude.engine.streams import derive, global_streams
 from etude.engine.trainer import NonFinite
 from etude.errors import BadInput
+from etude.evidence import planned
 from etude.evidence.dates import now
 from etude.evidence.fingerprint import plain
-from etude.evidence.study import Job, Outcome, Study
+from etude.evidence.study import PARTS, Job, Outcome, Study
 
 SCHEMA = 1
+PROBE = 20
+"""So many metrics from a run's beginning are kept: by then rounding differences have not grown yet."""
 Progress = Callable[[float, float | None], None]
 
 
@@ -57,14 +60,22 @@ def job_seed(seed: int, scale: str) -> int:
 def execute(study: Study, task: Task, progress: Progress) -> dict[str, Any]:
     """Runs the task on this thread, keeps the finished run at `task.file` and returns it.
 
-    An arm stopped by `NonFinite` counts as diverged, with no metrics. Raises BadInput for an outcome that cannot be
-    recorded, and whatever else the arm raises.
+    An arm stopped by `NonFinite` counts as diverged, with what the study declares as `failure` and its planned ledger. The folder
+    of an earlier, unfinished run of this very hash is handed on. Raises BadInput for an outcome that cannot be recorded, and
+    whatever else the arm raises.
     """
-    shutil.rmtree(task.folder, ignore_errors=True)  # of an earlier, unfinished run of this very hash
+    resumed = _leftover(task.folder)
+    probe: list[float] = []
+
+    def told(fraction: float, metric: float | None = None) -> None:
+        if metric is not None and len(probe) < PROBE and math.isfinite(metric):
+            probe.append(float(metric))
+        progress(fraction, metric)
+
     seed = job_seed(task.seed, task.scale)
     job = Job(
         study=study.slug, arm=task.arm, scale=task.scale, seed=seed, settings=study.scales[task.scale].settings,
-        folder=task.folder, progress=progress,
+        folder=task.folder, progress=told,
     )  # fmt: skip
     started = time.perf_counter()
     with global_streams(derive(seed, "job")):  # an arm that forgets to seed something is repeatable all the same
@@ -75,10 +86,35 @@ def execute(study: Study, task: Task, progress: Progress) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     run = {
         "schema": SCHEMA, "study": study.slug, "arm": task.arm, "scale": task.scale, "seed": task.seed, "config": task.config,
-        **_checked(study, task, outcome), "seconds": seconds, "peak_bytes": peak_bytes(), "date": now(),
+        **_checked(study, task, outcome), "probe": [] if resumed else probe, "resumed": resumed,
+        "seconds": seconds, "peak_bytes": peak_bytes(), "date": now(),
     }  # fmt: skip
     write_atomic(task.file, dumps(run))
     return run
+
+
+def _leftover(folder: Path) -> bool:
+    """Whether an unfinished run has left something to go on from. What a Trainer left outside of `Job.part` is removed.
+
+    The Trainer of a finished round stays: rounds behind it may read what it wrote.
+    """
+    if not folder.is_dir():
+        return False
+    rounds = [path.stat().st_mtime_ns for path in folder.glob("rounds/step-*")]
+    for mark in list(folder.rglob("run.json")):
+        inside_part = PARTS in mark.relative_to(folder).parts
+        if mark.exists() and not inside_part and mark.stat().st_mtime_ns > max(rounds, default=0):
+            _remove_trainer(mark.parent, folder)
+    return any(folder.iterdir())
+
+
+def _remove_trainer(run: Path, top: Path) -> None:
+    if run != top:
+        shutil.rmtree(run)
+        return
+    for path in run.iterdir():  # its folder is the job's own, which may hold rounds and parts beside it
+        if path.name not in (PARTS, "rounds", "rounds.jsonl"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def load(task: Task) -> dict[str, Any] | None:
@@ -151,6 +187,8 @@ def _checked(study: Study, task: Task, outcome: Any) -> dict[str, Any]:
         raise BadInput(where, type(outcome).__name__, "an Outcome")
     if "ledger" in outcome.metrics:
         raise BadInput(where, "a metric named 'ledger'", "another name; that one is taken in the JSON output")
+    if outcome.diverged:
+        outcome = _failed(study, task, outcome)
     if not outcome.diverged and study.headline not in outcome.metrics:
         raise BadInput(where, f"metrics {', '.join(outcome.metrics) or '(none)'}", f"the headline metric '{study.headline}' among them")
     for name, (x, y) in outcome.curves.items():
@@ -168,6 +206,17 @@ def _checked(study: Study, task: Task, outcome: Any) -> dict[str, Any]:
         "diverged": bool(outcome.diverged),
         "parameters": int(outcome.parameters),
     }
+
+
+def _failed(study: Study, task: Task, outcome: Outcome) -> Outcome:
+    """A diverged outcome, completed by what the study declares; what the arm says itself goes before."""
+    declared = {**study.failure, **study.arms[task.arm].failure}
+    metrics = {name: value for name, value in declared.items() if not isinstance(value, (tuple, list))}
+    counts = {name: value for name, value in declared.items() if isinstance(value, (tuple, list))}
+    return replace(
+        outcome, metrics=metrics | outcome.metrics, counts=counts | outcome.counts,
+        ledger=outcome.ledger or planned.ledger(planned.amounts(study, task.scale, task.arm)),
+    )  # fmt: skip
 
 
 def _floats(values: Any) -> list[float]:

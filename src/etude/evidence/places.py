@@ -1,6 +1,7 @@
 """Where evidence lies: beside the source checkout, inside the installed package, or where ETUDE_EVIDENCE says.
 
-Below the folder: `registered/SLUG.toml`, `records/SLUG.json`, `attempts/SLUG.jsonl`, `plots/SLUG/NAME.png`.
+Below the folder: `registered/SLUG.toml`, `records/SLUG.json`, `heads/SLUG.json` (the record's verdict and claims alone),
+`attempts/SLUG.jsonl`, `plots/SLUG/NAME.png`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Place:
 
     def record(self, slug: str) -> Path:
         return self.root / "records" / f"{slug}.json"
+
+    def head(self, slug: str) -> Path:
+        return self.root / "heads" / f"{slug}.json"
 
     def attempts(self, slug: str) -> Path:
         return self.root / "attempts" / f"{slug}.jsonl"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Plan:
 
     memory: bytes, all workers at their peak. disk: bytes to come; disk_free: bytes. detectable: the smallest effect of the
     primary claim that `n` seeds show with 80 % probability, in the claim's unit, or in standard deviations of it.
+    budgets: arm -> quantity -> what one run plans to spend, for arms that say it.
     """
 
     slug: str
@@ -62,13 +63,15 @@ class Plan:
     disk_free: int
     detectable: float
     detectable_unit: str
+    budgets: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def make(
-    study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, place: Place, probe_seconds: float = 8.0
+    study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, place: Place,
+    budgets: Mapping[str, Mapping[str, float]], probe_seconds: float = 8.0,
 ) -> Plan:  # fmt: skip
     """The plan of these tasks. Probes only arms without finished runs; 0 probe seconds leave them unknown."""
     scale, arms, seeds = tasks[0].scale, list(dict.fromkeys(t.arm for t in tasks)), list(dict.fromkeys(t.seed for t in tasks))
@@ -89,6 +92,7 @@ def make(
         memory=sum((peaks * workers)[: min(workers, len(todo))]) if peaks else None,
         disk=None if None in disk else sum(d for d in disk if d is not None),
         disk_free=shutil.disk_usage(_existing(out)).free, detectable=detectable, detectable_unit=unit,
+        budgets={arm: dict(amounts) for arm, amounts in budgets.items()},
     )  # fmt: skip
 
 
@@ -118,7 +122,7 @@ def _from_runs(base: Path, arm: str) -> Cost | None:
     for path in sorted((base / "runs").glob("*.json")):
         try:
             run = jobs.loads(path.read_text(encoding="utf-8"))
-            if run["arm"] == arm:
+            if run["arm"] == arm and not run.get("resumed"):  # of one that was killed, only its last part was timed
                 found.append((run["seconds"], run["peak_bytes"], path.stat().st_size + _size(base / "folders" / path.stem)))
         except (OSError, ValueError, KeyError, TypeError):
             continue

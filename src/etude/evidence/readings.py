@@ -65,11 +65,17 @@ def counts(record: Record, arm: str, name: str, lower_is_better: bool) -> list[t
     return out
 
 
-def curves(record: Record, arm: str, name: str, *, rising: bool = True) -> list[Curve]:
-    """(xs, ys) per seed, at least one point each; xs must be finite and rise unless `rising` is off (plain points)."""
+def curves(record: Record, arm: str, name: str, *, rising: bool = True, failed: bool = False) -> list[Curve]:
+    """(xs, ys) per seed, at least one point each; xs must be finite and rise unless `rising` is off (plain points).
+
+    failed: a run that diverged may have left no point at all.
+    """
     out = []
-    for seed, pair in zip(record["seeds"], _per_seed(record, arm, "curves", name), strict=True):
+    for seed, pair, lost in zip(record["seeds"], _per_seed(record, arm, "curves", name), diverged(record, arm), strict=True):
         xs, ys = (np.asarray([math.nan if v is None else v for v in side], dtype=np.float64) for side in pair)
+        if failed and lost and len(xs) == len(ys) == 0:
+            out.append((xs, ys))
+            continue
         if len(xs) == 0 or len(xs) != len(ys):
             raise NotJudged(f"curve '{name}' of '{arm}' has {len(xs)} xs and {len(ys)} ys at seed {seed}")
         if rising and (not np.isfinite(xs).all() or (np.diff(xs) < 0).any()):
@@ -89,6 +95,12 @@ def first_reach(curve: Curve, target: float, lower_is_better: bool) -> float:
     if i == 0 or not math.isfinite(gap[i - 1]):
         return float(xs[i])
     return float(xs[i - 1] + (xs[i] - xs[i - 1]) * gap[i - 1] / (gap[i - 1] - gap[i]))
+
+
+def named_failure(record: Record, arm: str, curve: str, i: int) -> float:
+    """What a diverged run without a curve counts as: its metric of the curve's name ("loss" of "loss / flops"), or NaN."""
+    values = arm_of(record, arm)["metrics"].get(curve.rsplit(" / ", 1)[0])
+    return math.nan if values is None else float(values[i])
 
 
 def value_at(curve: Curve, x: float) -> float:

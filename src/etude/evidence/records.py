@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,15 +27,21 @@ Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # arm -> finished runs, one a 
 def build(study: Study, scale: str, seeds: Sequence[int], runs: Runs, provenance: Any) -> dict[str, Any]:
     """The record of finished runs (arm -> one a seed, in the order of `seeds`), judged."""
     names = list(dict.fromkeys([study.headline, *(name for done in runs.values() for run in done for name in run["metrics"])]))
+    curves = list(dict.fromkeys(name for done in runs.values() for run in done for name in run["curves"]))
     record: dict[str, Any] = {
         "schema": SCHEMA, "slug": study.slug, "scale": scale, "size": study.scales[scale].size, "paper_size": study.paper_size,
         "seeds": list(seeds), "baseline": study.baseline, "headline": study.headline, "lower_is_better": study.lower_is_better,
-        "arms": {arm: _gather(study, arm, done, names) for arm, done in runs.items()},
+        "arms": {arm: _gather(study, arm, done, names, curves) for arm, done in runs.items()},
         "arrays": {arm: done[0]["arrays"] for arm, done in runs.items() if done[0]["arrays"]},
         "seconds": sum(run["seconds"] for done in runs.values() for run in done), "provenance": provenance,
     }  # fmt: skip
-    record["matched"] = matched_effects(record)
-    return record | verdicts(record, study.claims)
+    return record | judged(record, study.claims)
+
+
+def judged(record: Mapping[str, Any], claims: Sequence[Claim]) -> dict[str, Any]:
+    """All that follows from a record's raw values: {"matched", "claims", "verdict", "line"}."""
+    matched = matched_effects(record)
+    return {"matched": matched, **verdicts({**record, "matched": matched}, claims)}
 
 
 def verdicts(record: Mapping[str, Any], claims: Sequence[Claim]) -> dict[str, Any]:
@@ -65,9 +72,20 @@ def strict_json(value: Any, indent: int | None = 2) -> str:
     return json.dumps(_nulls(value), indent=indent, allow_nan=False)
 
 
-def write(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record whole or not at all."""
-    write_atomic(path, jobs.dumps(record, indent=1) + "\n")
+HEAD = ("slug", "scale", "size", "paper_size", "seeds", "verdict", "line", "claims")
+
+
+def head(record: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """What listing and showing a paper need of its record. bytes: the record's size, so that a head of another one is not used."""
+    return {"schema": SCHEMA, "bytes": size, **{key: record[key] for key in HEAD}}
+
+
+def write(path: Path, record: Mapping[str, Any], head_path: Path | None = None) -> None:
+    """Writes a record whole or not at all, and its head (see `head`) where a place for it is named."""
+    text = jobs.dumps(record, indent=1) + "\n"
+    write_atomic(path, text)
+    if head_path is not None:
+        write_atomic(head_path, jobs.dumps(head(record, len(text.encode())), indent=1) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -102,9 +120,23 @@ def run_of(record: Mapping[str, Any], arm: str, seed: int) -> dict[str, Any]:
     return taken | {"ledger": told["ledger"][i], "diverged": told["diverged"][i], "parameters": told["parameters"][i]}
 
 
-def _gather(study: Study, arm: str, runs: Sequence[Mapping[str, Any]], all_names: Sequence[str]) -> dict[str, Any]:
+def with_run(record: Mapping[str, Any], arm: str, seed: int, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with one run replaced by another of the same arm and seed. The record itself stays as it is."""
+    i, told = record["seeds"].index(seed), dict(record["arms"][arm])
+    for part, missing in (("metrics", math.nan), ("curves", [[], []]), ("counts", [0, 0])):
+        told[part] = {name: [*values[:i], run[part].get(name, missing), *values[i + 1 :]] for name, values in told[part].items()}
+    for part in ("ledger", "diverged", "parameters"):
+        told[part] = [*told[part][:i], run[part], *told[part][i + 1 :]]
+    return {**record, "arms": {**record["arms"], arm: told}}
+
+
+def _gather(
+    study: Study, arm: str, runs: Sequence[Mapping[str, Any]], all_names: Sequence[str], all_curves: Sequence[str]
+) -> dict[str, Any]:  # fmt: skip
     def by_name(part: str, missing: Any) -> dict[str, list[Any]]:
         names = dict.fromkeys(name for run in runs for name in run[part])
+        if part == "curves" and all(run["diverged"] for run in runs):
+            names |= dict.fromkeys(all_curves)
         return {name: [run[part].get(name, missing) for run in runs] for name in names}
 
     metrics = by_name("metrics", float("nan"))
@@ -114,7 +146,8 @@ def _gather(study: Study, arm: str, runs: Sequence[Mapping[str, Any]], all_names
         "about": study.arms[arm].about, "color": study.arms[arm].color, "reference": study.arms[arm].reference, "metrics": metrics,
         "counts": by_name("counts", [0, 0]), "curves": by_name("curves", [[], []]), "ledger": [run["ledger"] for run in runs],
         "diverged": [run["diverged"] for run in runs], "parameters": [run["parameters"] for run in runs],
-        "seconds": [run["seconds"] for run in runs],
+        "seconds": [run["seconds"] for run in runs], "probe": [run.get("probe", []) for run in runs],
+        "resumed": [run.get("resumed", False) for run in runs],
     }  # fmt: skip
 
 

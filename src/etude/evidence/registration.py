@@ -14,7 +14,7 @@ from typing import Any
 
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput
-from etude.evidence import fingerprint, toml
+from etude.evidence import fingerprint, planned, toml
 from etude.evidence.dates import now
 from etude.evidence.places import Place, git
 from etude.evidence.study import Study
@@ -23,7 +23,7 @@ from etude.evidence.verdict import primary_of
 SCHEMA = 1
 TUNING_FROM = 100
 SCALE = "cpu"
-BINDING = ("baseline", "headline", "seeds", "arms", "settings", "claims")
+BINDING = ("baseline", "headline", "seeds", "arms", "settings", "claims", "failure")
 BUDGET_WORDS = ("budget", "tokens", "steps", "samples", "epochs", "rounds", "flops", "seconds")
 
 
@@ -41,11 +41,14 @@ def describe(study: Study) -> dict[str, Any]:
         raise BadInput(study.slug, "no claims", "at least one claim to register")
     for i, claim in enumerate(claims):
         claim["primary"] = i == primary_of(study.claims)
+    failures = {n: fingerprint.plain({**study.failure, **a.failure}) for n, a in study.arms.items() if study.failure or a.failure}
+    plans = {n: planned.amounts(study, SCALE, n) for n, a in study.arms.items() if SCALE in a.scales and a.planned}
     arms = {n: {"about": a.about, "reference": a.reference} for n, a in study.arms.items() if SCALE in a.scales}
     budget = {k: v for k, v in settings.items() if any(w in k for w in BUDGET_WORDS)} if isinstance(settings, dict) else {}
     told = {
         "schema": SCHEMA, "slug": study.slug, "size": scale.size, "baseline": study.baseline, "headline": study.headline,
         "seeds": scale.seeds, "claims": claims, "arms": arms, "budget": budget, "settings": settings,
+        "failure": failures or None, "planned": plans or None,
     }  # fmt: skip
     return tomllib.loads(toml.dumps(told))  # so that it compares equal to what is read back
 
@@ -120,6 +123,45 @@ def require(study: Study, place: Place) -> dict[str, Any]:
         "date": registered["date"], "commit": commit, "times": 1 + len(registered.get("history", [])),
         "code_unchanged": registered.get("code") == fingerprint.paper_code(study),
     }  # fmt: skip
+
+
+def unproven(study: Study, place: Place, record: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(what is missing for the proof that a record's claims were registered before it, why that cannot be told here).
+
+    The proof: the record names a commit, which HEAD stands on, which holds the registration with the binding parts that it has
+    today, and which lies before the commit of the record (one that is not committed yet comes after all).
+    """
+    if place.checkout is None or git(place.checkout, "rev-parse", "HEAD") is None:
+        return [], ["no git history here: that the registration came first cannot be checked"]
+    commit = (record.get("registration") or {}).get("commit")
+    if not isinstance(commit, str) or not commit:
+        return ["registration: the record names no commit of it"], []
+    short, folder = commit[:10], place.checkout
+
+    def holds(*arguments: str) -> bool:
+        return git(folder, *arguments) is not None
+
+    if not holds("cat-file", "-e", f"{commit}^{{commit}}"):
+        if git(folder, "rev-parse", "--is-shallow-repository") == "true":
+            return [], [f"registration: this shallow clone may lack commit {short}, so it cannot be checked"]
+        return [f"registration: its commit {short} is not in this repository"], []
+    if not holds("merge-base", "--is-ancestor", commit, "HEAD"):
+        return [f"registration: its commit {short} is no ancestor of HEAD"], []
+    path, recorded = place.registered(study.slug), place.record(study.slug)
+    text = git(folder, "show", f"{commit}:{path.resolve().relative_to(folder.resolve()).as_posix()}")
+    if text is None:
+        return [f"registration: commit {short} holds no {path.name}"], []
+    try:
+        differ = _differences(tomllib.loads(text), load(place, study.slug) or {})
+    except ValueError as error:
+        return [f"registration: {path.name} at commit {short} cannot be read ({error})"], []
+    found = [f"registration: since commit {short} {d.replace(', registered ', ', there ')}" for d in differ]
+    # The commit that brought these runs, known by their date: judging them anew makes a later one, renewing them is not committed yet.
+    date = str(record["provenance"].get("date", ""))
+    brought = (git(recorded.parent, "log", "--reverse", "--format=%H", f"-S{date}", "--", recorded.name) or "").split()
+    if date and brought and (commit == brought[0] or not holds("merge-base", "--is-ancestor", commit, brought[0])):
+        found.append(f"registration: its commit {short} does not come before the record's, {brought[0][:10]}")
+    return found, []
 
 
 def _differences(registered: Mapping[str, Any], told: Mapping[str, Any]) -> list[str]:

@@ -67,6 +67,9 @@ def matched_table(record: Mapping[str, Any]) -> Table | None:
         table.add_column(name, justify="left" if name in ("arm", "") else "right")
     for quantity, entries in record["matched"].items():
         for arm, e in entries.items():
+            if e["estimate"] is None:
+                table.add_row(arm, "FLOPs" if quantity == "flops" else "wall time", "–", "no estimate", e["reason"])
+                continue
             where = f"{amount(e['at'])} FLOPs" if quantity == "flops" else f"{e['at']:.3g} s"
             mark = f"{e['mid_schedule']} read mid-schedule" if e["mid_schedule"] else ""
             effect = f"{e['measure']} {e['estimate']:+.4g} {_range(*e['interval'], signed=True)}"
@@ -92,10 +95,11 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     console = console or _stdout()
     console.print(Text(f"{plan.slug} · {plan.scale} · {plan.size}", "bold"), soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for name in ("arm", "time a run", "memory", "known from"):
+    for name in ("arm", "time a run", "memory", "known from", *["planned budget"] * bool(plan.budgets)):
         table.add_column(name, justify="right" if name in ("time a run", "memory") else "left")
     for arm, cost in plan.arms.items():
-        table.add_row(arm, clock(cost.seconds), _bytes(cost.memory), cost.source)
+        budget = ", ".join(f"{amount(value)} {quantity}" for quantity, value in plan.budgets.get(arm, {}).items()) or "not said"
+        table.add_row(arm, clock(cost.seconds), _bytes(cost.memory), cost.source, *[budget] * bool(plan.budgets))
     console.print(table)
     kept = f", {plan.kept} finished before" if plan.kept else ""
     console.print(f"{plan.runs} runs: {len(plan.arms)} arms x {len(plan.seeds)} seeds{kept}; {plan.workers} at a time", highlight=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
-from etude.evidence import attempts, fingerprint, jobs, output, places, plots, records, registration, report
+from etude.evidence import attempts, fingerprint, jobs, output, places, planned, plots, records, registration, report
 from etude.evidence import plan as planning
 from etude.evidence.jobs import Task
 from etude.evidence.live import View, view
@@ -57,10 +57,12 @@ def run_study(
     arms:    default: all that the scale has.         workers: processes; default: one a core. 1 runs in this process.
     out:     the output folder, default runs/SLUG in the working directory; everything lies below OUT/SCALE.
     json:    prints exactly one JSON document on stdout; otherwise a table is printed there, unless `quiet`. Progress is on stderr.
-    reason:  why a cpu run is made again; written to the attempts.      place: where evidence lies (default: `places.find()`).
+    reason:  why a recorded cpu study is run again; needed there, and written to the attempts.
+    place:   where evidence lies (default: `places.find()`).
 
-    At cpu scale in a source checkout the study must be registered; the run is listed in the attempts, and a complete one
-    writes the record and figures to the evidence folder. Raises BadInput before anything starts, RunFailed where a run
+    What arms plan to spend (`Arm.planned`) is held against what claims hold equal before anything starts. At cpu scale in a source
+    checkout the study must be registered; the run is listed in the attempts, and a complete one writes the record and figures to
+    the evidence folder. Raises BadInput before anything starts, RunFailed where a run
     raises, StudyInterrupted on Ctrl-C.
     """
     study, reference = resolved(study)
@@ -70,6 +72,7 @@ def run_study(
         raise one_of(f"{study.slug}, scale", scale, [s for s in SCALES if s in study.scales])
     chosen = _arms(study, scale, arms)
     numbers = _seeds(study, scale, seeds)
+    plans = planned.check(study, scale, chosen)
     size = _workers(workers, reference)
     base = Path(out) if out is not None else Path("runs") / study.slug
     hashes = fingerprint.study_hashes(study, scale)
@@ -77,8 +80,10 @@ def run_study(
         output.task(base, scale, arm, seed, fingerprint.run_hash(study, scale, arm, seed, hashes)) for seed in numbers for arm in chosen
     ]  # seed by seed, so that an interrupted study has whole pairs
     if plan:
-        return _plan(study, reference, tasks, size, base, place, json, quiet)
+        return _plan(study, reference, tasks, size, base, place, plans, json, quiet)
     gate = registration.require(study, place) if registration.needed(study, scale, numbers, place) else None
+    if gate is not None and place.record(study.slug).exists() and not reason.strip():
+        raise BadInput(f"{study.slug}, {scale} scale", "a record already, and no reason", 'why it is run again: --reason "TEXT"')
     output.claim(base, study.slug)
     with output.alone(base), _Attempt(study, scale, place, hashes, numbers, chosen, reason) as attempt:
         if gate is not None and not gate["code_unchanged"]:
@@ -90,7 +95,7 @@ def run_study(
         recorded = gate is not None and record["complete"]
         if recorded:
             record["provenance"]["smoke"] = smoke_fingerprint(study, reference, size, base, quiet)
-            records.write(place.record(study.slug), record)
+            records.write(place.record(study.slug), record, place.head(study.slug))
         records.write(base / scale / "record.json", record)
         figures = plots.draw_all(study, record, base / scale / "plots")
         for figure in figures if recorded else ():
@@ -257,9 +262,10 @@ def _complete(study: Study, scale: str, arms: Sequence[str], seeds: Sequence[int
 
 
 def _plan(
-    study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, place: Place, json: bool, quiet: bool
+    study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, place: Place,
+    plans: Mapping[str, Mapping[str, float]], json: bool, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    made = planning.make(study, reference, tasks, workers, out, place)
+    made = planning.make(study, reference, tasks, workers, out, place, plans)
     if json:
         print(records.strict_json(made.as_dict()))
     elif not quiet:

@@ -35,15 +35,27 @@ class Scale:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
+Failure = Mapping[str, float | tuple[int, int]]
+"""What a diverged run counts as: metric -> value, count -> (successes, trials)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to train. reference: a ceiling or floor that enters no equal-budget claim. scales: where it runs (default: all)."""
+    """One way to train. reference: a ceiling or floor that enters no equal-budget claim. scales: where it runs (default: all).
+
+    planned: settings -> what a run will spend, as far as that is known beforehand, in the words of a claim's `equal`:
+             {"flops": 1.2e12, "train.samples": 22_000}. Claims are held against it before anything runs, and a diverged run
+             is charged with it.
+    failure: over the study's own, for this arm.
+    """
 
     run: Callable[[Job], Outcome]
     about: str
     reference: bool = False
     scales: tuple[str, ...] = ("smoke", "quick", "cpu")
     color: str = ""
+    planned: Callable[[Any], Mapping[str, float]] | None = None
+    failure: Failure = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -71,8 +83,11 @@ class Job:
     """One (arm, seed) of a study at a scale, as handed to `Arm.run`.
 
     seed:     already derived: the plain number at cpu scale, a hashed one at smoke and quick, so these never show cpu data.
-    folder:   the run's own folder (checkpoints, metrics); None where nothing is to be written.
-    progress: call with (fraction done 0..1, current metric or None) as often as you like; `trainer_progress` adapts it.
+    folder:   the run's own folder (rounds, metrics); None where nothing is to be written. A run that was killed finds there
+              what it left, so that `run_rounds(..., folder=job.folder)` goes on with its round. Only what an unfinished
+              Trainer left is gone (the Trainer refuses it), unless it lies in a `part`.
+    progress: call with (fraction done 0..1, current metric or None) as often as you like; `trainer_progress` adapts it. The first
+              metrics said are kept as the run's probe: what a run on another instruction set must agree with.
     """
 
     study: str
@@ -82,6 +97,23 @@ class Job:
     settings: Any
     folder: Path | None = None
     progress: Callable[[float, float | None], None] = lambda fraction, metric: None
+
+    def part(self, name: str) -> Part:
+        """A place for one Trainer that goes on after a kill: `Trainer(..., folder=part.folder).run(resume=part.begun)`."""
+        folder = None if self.folder is None else self.folder / PARTS / name
+        return Part(folder=folder, begun=folder is not None and (folder / "run.json").exists())
+
+
+PARTS = "parts"
+"""The folder of a job's parts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """folder: of one Trainer inside a run, or None. begun: whether an earlier, killed run has left a beginning there."""
+
+    folder: Path | None
+    begun: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +136,8 @@ class Study:
 
     data: names of the corpora used, whose hashes enter the provenance. deviations: (what, paper, ours, why, expected effect).
     baseline: the arm that the table measures the others against. lower_is_better names metrics for tables and the live view.
+    failure: what a run stopped by NaN counts as, so that no arm need catch it: {"held-out loss": log(256), "solved": (0, 1)}. Such a run
+    has these metrics and counts, no curves, and its arm's planned ledger; for `Rate` every trial of it is a failure anyway.
     build_paper_model: builds the paper-scale model (called on the meta device in a test); `paper_parameters` is the published count.
     """
 
@@ -118,5 +152,6 @@ class Study:
     data: Sequence[str] = ()
     deviations: Sequence[tuple[str, str, str, str, str]] = ()
     paper_size: str = ""
+    failure: Failure = field(default_factory=dict)
     build_paper_model: Callable[[Any], Any] | None = None
     paper_parameters: Mapping[str, tuple[float, str]] = field(default_factory=dict)  # name -> (count, source)

@@ -1,7 +1,12 @@
 """Is what is on record still true? `check` looks at all studies, `verify` reruns one arm and seed of one of them.
 
-Stale: the paper's parsed code, its settings or its data have changed since, or its smoke fingerprint has moved by more than
-1e-4. Older: only the floors below it have changed; the record stays valid.
+Broken: what the record says does not follow from its raw values. Unproven: git does not show that the claims were registered
+before the record. Stale: the paper's parsed code, its settings or its data have changed since, or its smoke fingerprint has
+moved by more than 1e-4. Older: only the floors below it have changed; the record stays valid.
+
+A rerun must give equal bits on the same instruction set and libraries. Elsewhere rounding differs, and training multiplies it: a
+whole run may drift far although nothing is wrong. There the run's beginning must agree within 1e-4 (its probe, or the smoke
+fingerprint where the record keeps none); the whole run's distance is told, and whether the verdicts stand with it in its place.
 """
 
 from __future__ import annotations
@@ -14,26 +19,31 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import BadInput, one_of
-from etude.evidence import attempts, fingerprint, output, places, records, registration, runner
+from etude.evidence import attempts, derived, fingerprint, output, places, records, registration, runner
+from etude.evidence.derived import difference
 from etude.evidence.places import Place
 from etude.evidence.reference import Reference, reference_of
 from etude.evidence.study import Study
 
 TOLERANCE = 1e-4
-STATES = ("unregistered", "unrecorded", "broken", "stale", "older", "current")
+STATES = ("unregistered", "unrecorded", "broken", "unproven", "stale", "older", "current")
+PARTS = ("size", "paper_size", "baseline", "headline", "lower_is_better")
+"""What a record repeats of its study."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """state: the first of `STATES` that is true. broken: the record cannot be read or its verdict does not follow from its values.
+    """state: the first of `STATES` that is true. broken: the record cannot be read or what it says does not follow from its values.
 
-    findings: a line each. verdict: as recorded. attempts, abandoned: how many cpu runs were started, and how many never ended.
+    findings: a line each. notes: what cannot be checked here, which is no failure. verdict: as recorded.
+    attempts, abandoned: how many cpu runs were started, and how many never ended.
     """
 
     slug: str
     state: str
     verdict: str = ""
     findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     attempts: int = 0
     abandoned: int = 0
 
@@ -52,8 +62,10 @@ def check(studies: Iterable[Study], place: Place | None = None, smoke: bool = Tr
 class Verification:
     """verdicts_agree: those recomputed from the raw values are those recorded. rerun: which (arm, seed).
 
-    same_machine: same instruction set and library versions, so that equal bits were asked for; else 1e-4.
-    largest: the largest relative difference found (0.0: equal bits). agrees: all of it.
+    same_machine: same instruction set and library versions, so that equal bits were asked for; else 1e-4 of the `probe`.
+    largest: the largest relative difference of the whole run (0.0: equal bits). probe: that of its beginning, None where there
+    was no need of it. verdicts_stand: whether every claim keeps its verdict with this run in the recorded one's place.
+    agrees: whether all is as asked for.
     """
 
     slug: str
@@ -63,6 +75,8 @@ class Verification:
     same_machine: bool
     largest: float
     lines: list[str]
+    probe: float | None = None
+    verdicts_stand: bool = True
 
 
 def verify(
@@ -75,7 +89,7 @@ def verify(
     study, reference = runner.resolved(study)
     place = place or places.find()
     record = records.read(place.record(study.slug))
-    lines = _verdict_differences(study, record)
+    lines = derived.differences(study, record)
     verdicts_agree = not lines
     lines = lines or ["every verdict follows from the raw values"]
     scale = record["scale"]
@@ -91,39 +105,27 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="etude-verify-") as folder:
         task = output.task(Path(folder), scale, arm, seed, fingerprint.run_hash(study, scale, arm, seed, hashes))
         done = runner.perform(study, reference, [task], 1, Path(folder), quiet)[arm][0]
-    largest, where = difference(_comparable(records.run_of(record, arm, seed)), _comparable(done))
-    machine = _machine_differences(record["provenance"])
-    rerun = f"{arm}, seed {seed}"
-    if largest == 0:
-        lines.append(f"rerun of {rerun}: equal bits" + ("" if not machine else f", though {machine}"))
-    elif machine:
-        lines.append(f"rerun of {rerun}: {where} differs by {largest:.1e} (up to {TOLERANCE:g} allowed, as {machine})")
-    else:
-        lines.append(f"rerun of {rerun}: {where} differs by {largest:.1e}; same instruction set and libraries, equal bits expected")
+        largest, where = difference(_comparable(records.run_of(record, arm, seed)), _comparable(done))
+        machine = _machine_differences(record["provenance"])
+        rerun = f"{arm}, seed {seed}"
+        probe, stand = None, True
+        if largest == 0:
+            lines.append(f"rerun of {rerun}: equal bits" + ("" if not machine else f", though {machine}"))
+        elif machine:
+            probe, said = _probe(study, reference, record, arm, seed, done, Path(folder))
+            stand, verdicts = _in_place(study, record, arm, seed, done)
+            lines.append(f"another machine ({machine}): the run's beginning must agree within {TOLERANCE:g}, not its bits")
+            lines.append(said)
+            lines.append(f"rerun of {rerun}: {where} differs by {largest:.1e} at most; {verdicts}")
+        else:
+            lines.append(f"rerun of {rerun}: {where} differs by {largest:.1e}; same instruction set and libraries, equal bits expected")
     moved = [f"{part} changed since the record" for part, old in record["provenance"]["hashes"].items() if hashes.get(part) != old]
-    agrees = verdicts_agree and (largest == 0 or (bool(machine) and largest <= TOLERANCE))
+    near = probe if probe is not None else largest
+    agrees = verdicts_agree and (largest == 0 or (bool(machine) and near <= TOLERANCE))
     return Verification(
         slug=study.slug, agrees=agrees, verdicts_agree=verdicts_agree, rerun=rerun, same_machine=not machine, largest=largest,
-        lines=lines + moved,
+        lines=lines + moved, probe=probe, verdicts_stand=stand,
     )  # fmt: skip
-
-
-def difference(old: Any, new: Any, where: str = "") -> tuple[float, str]:
-    """The largest difference between two nested JSON values, relative to max(1, |old|), and where it is; inf for another shape."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        if old.keys() != new.keys():
-            return math.inf, f"{where or 'the run'} ({', '.join(sorted(map(str, old.keys() ^ new.keys())))})"
-        return max((difference(old[k], new[k], f"{where}.{k}".lstrip(".")) for k in old), default=(0.0, where), key=lambda found: found[0])
-    if isinstance(old, list) and isinstance(new, list):
-        if len(old) != len(new):
-            return math.inf, f"{where} (lengths {len(old)} and {len(new)})"
-        return max((difference(a, b, where) for a, b in zip(old, new, strict=True)), default=(0.0, where), key=lambda found: found[0])
-    if isinstance(old, (int, float)) and isinstance(new, (int, float)):
-        if old == new or (math.isnan(old) and math.isnan(new)):
-            return 0.0, where
-        gap = abs(new - old) / max(1.0, abs(old))
-        return (gap if math.isfinite(gap) else math.inf), where
-    return (0.0 if old == new else math.inf), where
 
 
 def _standing(study: Study, place: Place, smoke: bool) -> Standing:
@@ -139,12 +141,21 @@ def _standing(study: Study, place: Place, smoke: bool) -> Standing:
         record = records.read(place.record(study.slug))
     except BadInput as error:
         return Standing(slug=study.slug, state="broken", findings=[str(error)], **counts)
-    broken = _verdict_differences(study, record)
-    stale = differ + _stale(study, record, smoke)
-    older = record["provenance"]["hashes"]["floors"] != fingerprint.floors_code()
-    state = "broken" if broken else "stale" if stale else "older" if older else "current"
-    findings = [*broken, *stale, *(["the floors below have changed since"] if older else [])]
-    return Standing(slug=study.slug, state=state, verdict=record["verdict"], findings=findings, **counts)
+    broken, judged = derived.head_differences(place, record), derived.differences(study, record)
+    if differ:
+        differ += judged  # the study's claims are no longer those that the record was judged by
+    else:
+        broken = judged + broken
+    unproven, notes = registration.unproven(study, place, record)
+    try:
+        stale = differ + _stale(study, record, smoke)
+        older = record["provenance"]["hashes"]["floors"] != fingerprint.floors_code()
+    except (KeyError, TypeError, AttributeError) as error:
+        stale, older = differ, False
+        broken.append(f"the record is damaged ({error!r})")
+    state = "broken" if broken else "unproven" if unproven else "stale" if stale else "older" if older else "current"
+    findings = [*broken, *unproven, *stale, *(["the floors below have changed since"] if older else [])]
+    return Standing(slug=study.slug, state=state, verdict=str(record.get("verdict", "")), findings=findings, notes=notes, **counts)
 
 
 def _stale(study: Study, record: Mapping[str, Any], smoke: bool) -> list[str]:
@@ -154,6 +165,15 @@ def _stale(study: Study, record: Mapping[str, Any], smoke: bool) -> list[str]:
     now = fingerprint.study_hashes(study, record["scale"])
     said = {"code": "the paper's code has changed", "settings": "the settings have changed", "data": "the data has changed"}
     stale = [text for part, text in said.items() if kept["hashes"][part] != now[part]]
+    told = {"size": study.scales[record["scale"]].size, **{part: getattr(study, part) for part in PARTS if part != "size"}}
+    stale += [f"{part}: {told[part]!r} in the study, {record.get(part)!r} on record" for part in PARTS if told[part] != record.get(part)]
+    arms = {name: arm.reference for name, arm in study.arms.items() if record["scale"] in arm.scales}
+    kept_arms = {name: arm.get("reference") for name, arm in record["arms"].items()}
+    if arms != kept_arms:
+        changed = [name for name in {**arms, **kept_arms} if arms.get(name) != kept_arms.get(name)]
+        stale.append(f"other arms than on record: {', '.join(changed)}")
+    if list(record["seeds"]) != list(range(study.scales[record["scale"]].seeds)):
+        stale.append(f"seeds {record['seeds']} on record, {study.scales[record['scale']].seeds} in the study")
     if smoke and kept.get("smoke"):
         with tempfile.TemporaryDirectory(prefix="etude-check-") as folder:
             moved, where = difference(kept["smoke"], runner.smoke_fingerprint(study, reference_of(study), 1, Path(folder)))
@@ -162,21 +182,35 @@ def _stale(study: Study, record: Mapping[str, Any], smoke: bool) -> list[str]:
     return stale
 
 
-def _verdict_differences(study: Study, record: Mapping[str, Any]) -> list[str]:
+def _probe(
+    study: Study, reference: Reference | None, record: Mapping[str, Any], arm: str, seed: int, run: Mapping[str, Any], folder: Path
+) -> tuple[float | None, str]:  # fmt: skip
+    """How far a rerun's beginning is from the recorded one, with a sentence; None where the record keeps nothing to hold it against."""
+    probes = record["arms"][arm].get("probe") or [[]] * len(record["seeds"])
+    kept = probes[record["seeds"].index(seed)]
+    if kept:
+        gap, _ = difference(kept, run["probe"])
+        what, where = f"the first {len(kept)} values of {arm}, seed {seed},", ""
+    elif kept_smoke := record["provenance"].get("smoke"):
+        gap, where = difference(kept_smoke, runner.smoke_fingerprint(study, reference, 1, folder))
+        what = "the smoke fingerprint (the record keeps no beginning of this run)"
+    else:
+        return None, "neither a probe nor a smoke fingerprint on record: a run on this machine cannot be held against it"
+    said = "within" if gap <= TOLERANCE else "not within"
+    return gap, f"{what} {said} {TOLERANCE:g}: largest difference {gap:.1e}" + (f" ({where})" if where and gap else "")
+
+
+def _in_place(study: Study, record: Mapping[str, Any], arm: str, seed: int, run: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether the claims' verdicts are the same with `run` in the place of the recorded one, with a phrase that says so."""
     try:
-        again = records.verdicts(record, study.claims)
+        swapped = records.judged(records.with_run(record, arm, seed, run), study.claims)
     except BadInput as error:
-        return [f"the record cannot be judged: {error}"]
-    told: list[str] = []
-    if again["verdict"] != record["verdict"]:
-        told.append(f"verdict '{record['verdict']}' on record, '{again['verdict']}' from its values")
-    if len(again["claims"]) != len(record["claims"]):
-        return [*told, f"{len(record['claims'])} claims on record, {len(again['claims'])} in the study"]
-    for i, (old, new) in enumerate(zip(record["claims"], again["claims"], strict=True)):
-        if old["verdict"] != new["verdict"] or difference(old["estimate"], new["estimate"])[0] > 1e-9:
-            before, after = (f"{c['verdict']} ({c['estimate']})" for c in (old, new))
-            told.append(f"claims[{i}]: {before} on record, {after} from its values")
-    return told
+        return False, f"with it in place of the recorded run nothing can be judged: {error}"
+    pairs = enumerate(zip(records.judged(record, study.claims)["claims"], swapped["claims"], strict=True))
+    changed = [f"claims[{i}] '{old['verdict']}' becomes '{new['verdict']}'" for i, (old, new) in pairs if old["verdict"] != new["verdict"]]
+    if changed:
+        return False, "with it in place of the recorded run " + "; ".join(changed)
+    return True, "with it in place of the recorded run every verdict stands"
 
 
 def _comparable(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,10 @@ def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         vocab = logits.shape[-1]
         losses = F.cross_entropy(logits.reshape(-1, vocab), targets.reshape(-1), reduction="none")
     except IndexError as error:
-        raise unknown_token(tokens, model, vocab) or error from error
+        unknown = unknown_token(tokens, model, vocab)
+        if unknown is None:
+            raise
+        raise unknown from error
     return losses.view(targets.shape), result
 
 

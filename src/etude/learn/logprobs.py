@@ -7,9 +7,10 @@ takes few different sizes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from etude.engine.protocols import Batch
 from etude.errors import BadInput
 from etude.learn.language import unknown_token
+
+M = TypeVar("M", bound=nn.Module)
 
 STEPS = 16
 """How many sizes the number of computed targets takes between none and all."""
@@ -80,7 +83,10 @@ def token_logprobs(model: nn.Module, tokens: Tensor, mask: Tensor, temperature: 
         spread = F.log_softmax(logits, -1)
         chosen = -F.nll_loss(spread, targets.flatten()[picked], reduction="none")
     except IndexError as error:
-        raise unknown_token(tokens, model) or error from error
+        unknown = unknown_token(tokens, model)
+        if unknown is None:
+            raise
+        raise unknown from error
     return Scored(_back(chosen, where, mask), _entropy(spread, where, mask, entropy), result)
 
 
@@ -94,6 +100,11 @@ def _entropy(spread: Tensor, where: Tensor, mask: Tensor, how: str) -> Tensor | 
         return None
     spread = spread if how == "gradient" else spread.detach()
     return _back(-(spread.exp() * spread).sum(-1), where, mask)
+
+
+def frozen_copy(model: M) -> M:
+    """A copy that no training changes, in evaluation mode: the reference of a KL or a preference."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 @torch.no_grad()

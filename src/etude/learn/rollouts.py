@@ -32,7 +32,7 @@ class VerifierFailed(RuntimeError):
 class Rollout:
     """One episode.
 
-    prompt_id: of its group, unique within a round. sample: number within the group. problem: number in the pool.
+    prompt_id: of its group, unique within a round. sample: number within the group. problem: number in the pool. prompt: as read.
     tokens, mask, logprobs, rewards grow with each turn: mask and logprobs at the model's own tokens, rewards [n] at the last
     token of each response. reward: their sum. finish: "stop", "length" (of the response) or "context" (no room for a turn).
     """
@@ -40,6 +40,7 @@ class Rollout:
     prompt_id: int
     sample: int
     problem: int
+    prompt: str
     tokens: list[int]
     mask: list[bool]
     logprobs: list[float]
@@ -141,13 +142,14 @@ class Collector:
         for prompt_id, number in zip(prompt_ids, problems, strict=True):
             for sample in range(samples):
                 environment = self.pool.environment(int(number))
-                tokens = self.tokenizer.encode(environment.reset(self.pool[int(number)])).tolist()
+                prompt = environment.reset(self.pool[int(number)])
+                tokens = self.tokenizer.encode(prompt).tolist()
                 if not tokens or len(tokens) + self.sampling.max_tokens > self.context + 1:
                     # One token more than the context: the last one is only a target.
                     expected = f"1 to {self.context + 1 - self.sampling.max_tokens}: responses of {self.sampling.max_tokens} must fit"
                     raise BadInput(f"problem {self.pool[int(number)].id}: prompt", f"{len(tokens)} tokens", expected)
                 blank = len(tokens)
-                rollouts.append(Rollout(int(prompt_id), sample, int(number), tokens, [False] * blank, [0.0] * blank, [0.0] * blank))
+                rollouts.append(Rollout(int(prompt_id), sample, int(number), prompt, tokens, [False] * blank, [0.0] * blank, [0.0] * blank))
                 environments.append(environment)
         return rollouts, environments
 

@@ -96,7 +96,7 @@ def log_record(rollout: Rollout, problem: Problem, group: Group, number: int) ->
     texts = rollout.texts
     record = {
         "round": number, "draw": group.draw, "prompt_id": rollout.prompt_id, "sample": rollout.sample, "problem": problem.id,
-        "number": rollout.problem, "difficulty": problem.difficulty, "prompt": problem.prompt,
+        "number": rollout.problem, "difficulty": problem.difficulty, "prompt": rollout.prompt,
         "completion": texts[0] if len(texts) == 1 else texts, "reward": rollout.reward,
         "advantage": group.advantages[rollout.sample] if group.advantages else 0.0, "used": group.used, "finish": rollout.finish,
         "ids": [t for t, own in zip(rollout.tokens, rollout.mask, strict=True) if own],

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from etude.errors import BadInput, one_of
+from etude.nn.decoding import RecurrentState, align_ends, pad_right
 from etude.nn.transformer import Embedding, Head
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM, "elman": nn.RNN}
@@ -87,6 +89,27 @@ class RecurrentLM(nn.Module):
             hidden, state = self.recurrent(x[:, start:end], state)
             parts.append(hidden)
         return {"hidden": torch.cat(parts, 1), "state": state}
+
+    @torch.inference_mode()
+    def begin(self, tokens: Tensor, mask: Tensor | None = None) -> RecurrentState:
+        """As `Transformer.begin`."""
+        tokens, first = align_ends(tokens, mask)
+        if first is None:
+            memory = self.recurrent(self.embedding(tokens))[1]
+        else:
+            lengths = (tokens.shape[1] - first).cpu()
+            x = pack_padded_sequence(self.embedding(pad_right(tokens, first)), lengths, batch_first=True, enforce_sorted=False)
+            memory = self.recurrent(x)[1]
+        top = memory[0][-1] if isinstance(memory, tuple) else memory[-1]
+        return RecurrentState(self, tokens, first, memory, self.head(top))
+
+    @torch.inference_mode()
+    def extend(self, tokens: Tensor, state: RecurrentState) -> Tensor:
+        """As `Transformer.extend`."""
+        hidden, memory = self.recurrent(self.embedding(tokens), state.memory)
+        logits = self.head(hidden)
+        state.add(tokens, memory, logits[:, -1])
+        return logits
 
 
 class RecurrentClassifier(nn.Module):

@@ -10,13 +10,14 @@ share it between depths, or let it attend to keys and values it has kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.errors import BadInput
+from etude.nn.decoding import AttentionState, align_ends, one_query
 from etude.nn.linear import Projection, linear
 
 
@@ -157,6 +158,20 @@ class Attention(nn.Module):
         )
         return self.out(mixed.transpose(1, 2).flatten(2))
 
+    def extend(self, x: Tensor, tables: Tensor, depth: int, state: AttentionState, mask: Tensor | None) -> Tensor:
+        """x [B, T, D] of new tokens, over themselves and all that `state` holds at `depth` -> [B, T, D]; writes their pairs to it."""
+        batch, length = x.shape[:2]
+        heads, groups, width = self.heads, self.kv_heads, self.head_width
+        rows = rotate(self.query_key_value(x), tables)
+        queries, new = rows.split((heads * width, 2 * groups * width), -1)
+        pairs = state.write(depth, new.view(batch, length, 2, groups, width).permute(2, 0, 3, 1, 4))
+        if length == 1 and x.device.type == "cpu":
+            keys, values = pairs.flatten(1, 2)
+            mixed = one_query(queries.reshape(batch * groups, heads // groups, width), keys, values, state.bias(groups))
+            return self.out(mixed.view(batch, 1, heads * width))
+        queries = queries.unflatten(-1, (heads, width)).transpose(1, 2)
+        return self.attend(queries, KeysValues(pairs[0], pairs[1]), mask, is_causal=not state.length)
+
     def forward(
         self, x: Tensor, tables: Tensor, mask: Tensor | None = None, keys_values: KeysValues | None = None, is_causal: bool = True
     ) -> Tensor:
@@ -255,6 +270,47 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x, tables, mask)
         return {"hidden": self.norm(x)}
+
+    @property
+    def incremental(self) -> bool:
+        """Whether `begin` and `extend` compute what `forward` computes: every block, and its attention, is a plain one, without hooks."""
+        return all(
+            type(b).forward is Block.forward
+            and type(b.attention).forward is Attention.forward
+            and not _hooked(b)
+            and not _hooked(b.attention)
+            for b in cast("list[Block]", list(self.blocks))
+        )
+
+    @torch.inference_mode()
+    def begin(self, tokens: Tensor, mask: Tensor | None = None) -> AttentionState:
+        """Reads prompts: tokens [B, T], mask [B, T] False on padding, left or right. `state.logits` [B, V] are those of the next token."""
+        tokens, first = align_ends(tokens, mask)
+        state = AttentionState(self, tokens, first)
+        state.close(tokens.shape[1], self.head(self._read(tokens, state)[:, -1]))
+        return state
+
+    @torch.inference_mode()
+    def extend(self, tokens: Tensor, state: AttentionState) -> Tensor:
+        """Reads tokens [B, T] after those in `state`, which it changes. Returns the logits after each, [B, T, V]."""
+        logits = self.head(self._read(tokens, state))
+        state.close(tokens.shape[1], logits[:, -1])
+        return logits
+
+    def _read(self, tokens: Tensor, state: AttentionState) -> Tensor:
+        """Hidden states of new tokens, [B, T, D]."""
+        state.open(tokens)
+        length = tokens.shape[1]
+        x, tables = self.embedding(tokens), state.positions(length)
+        mask = state.mask(length) if length > 1 or x.device.type != "cpu" else None
+        for depth, block in enumerate(cast("list[Block]", list(self.blocks))):
+            x = x + block.attention.extend(block.attention_norm(x), tables, depth, state, mask)
+            x = x + block.feed_forward(block.feed_forward_norm(x))
+        return self.norm(x)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def count_parameters(model: nn.Module, embeddings: bool = True) -> int:

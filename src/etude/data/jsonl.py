@@ -1,0 +1,78 @@
+"""Readable JSON lines: one object a line. What is wrong is named by file, line and field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etude.data.text import read_text
+from etude.errors import BadInput, one_of
+
+KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+Row = dict[str, Any]
+
+
+def read_jsonl(
+    path: str | Path, required: Mapping[str, type] | None = None, optional: Mapping[str, type] | None = None, *, strict: bool = False
+) -> list[Row]:
+    """The objects of a file; empty lines are passed over, and an empty file holds none.
+
+    required, optional: field -> type (float takes whole numbers). strict: other fields are errors. Raises BadInput naming the file, the
+    line (from 1) and the field where a line is no object, a field is missing, of another type or twice, or a number is not finite.
+    """
+    path, rows = Path(path), []
+    if path.is_file() and not path.read_bytes().strip():
+        return rows
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            rows.append(parse_row(line, f"{path}, line {number}", required, optional, strict=strict))
+    return rows
+
+
+def parse_row(
+    line: str, where: str, required: Mapping[str, type] | None = None, optional: Mapping[str, type] | None = None, *, strict: bool = False
+) -> Row:
+    """One line. Raises BadInput as `read_jsonl` does."""
+    required, optional = required or {}, optional or {}
+
+    def once(pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise BadInput(f"{where}, field '{twice}'", "the field twice", "each field once")
+        return row
+
+    def refuse(text: str) -> Any:
+        raise BadInput(where, text, "numbers that are finite")
+
+    try:
+        row = json.loads(line, object_pairs_hook=once, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise BadInput(where, f"no JSON (character {error.pos + 1}: {error.msg})", "one JSON object a line") from None
+    if not isinstance(row, dict):
+        raise BadInput(where, f"{KINDS.get(type(row), type(row).__name__)}", "a JSON object")
+    for field, kind in required.items():
+        if field not in row:
+            raise BadInput(f"{where}, field '{field}'", "nothing", KINDS[kind])
+    for field, kind in (*required.items(), *optional.items()):
+        if field in row and not _fits(row[field], kind):
+            raise BadInput(f"{where}, field '{field}'", json.dumps(row[field], ensure_ascii=False)[:80], KINDS[kind])
+    if strict:
+        for field in row:
+            if field not in required and field not in optional:
+                raise one_of(f"{where}, field", field, [*required, *optional])
+    return row
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+
+
+def jsonl(rows: list[Row]) -> str:
+    """The rows as text. Raises ValueError for numbers that are not finite."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

@@ -1,0 +1,197 @@
+"""reasoning-gym's tasks behind etude's protocol: `GymTask("zebra_puzzles")`. Needs the extra: pip install 'etude[tasks]'.
+
+Four departures from the package's own use:
+- its item i of seed s is drawn from `s + i`, so neighbouring seeds share almost all items; here each problem has a seed of its own,
+  hashed from (task, seed, difficulty, index);
+- its scores give part of the mark for an answer that merely contains the right one; here a response is right (1) or not (0);
+- some of its scorers evaluate the response as Python; such text is never handed to them (`_harmless`), and countdown's and puzzle24's
+  are replaced.
+- scorers that pass over extra text are held to the answer itself or to its form (`EXACT`, `SHAPES`), and characters outside ASCII count
+  only where the question or the answer has them.
+Difficulty 0 is the package's default configuration, n > 0 level n - 1 of its curriculum where it has one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from etude.data.tasks.expressions import NotAnExpression, evaluate
+from etude.engine.protocols import Problem
+from etude.engine.streams import derive, global_streams
+from etude.errors import BadInput, one_of
+
+LONGEST = 20_000  # characters of a response
+RENAMED = {"geometry": "simple_geometry"}
+"""names used by papers -> the package's present ones"""
+
+NARROW_SEEDS = frozenset({"pool_matrix"})  # draws from numpy's global generator, whose seeds have 32 bits
+LISTS = frozenset({"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"})  # fall back to `eval` for a list
+FORMULAS = frozenset({"simple_integration", "intermediate_integration", "polynomial_multiplication"})  # parsed by sympy, which evaluates
+EXACT = frozenset({
+    "coin_flip", "fraction_simplification", "game_of_life_halting", "gsm_symbolic", "knights_knaves", "letter_jumble", "rectangle_count",
+})  # fmt: skip
+"""have one answer, but scorers that give the full mark for text around or near it: here only the answer itself is right"""
+SHAPES = {"kakurasu": r"[01\s]+", "quantum_lock": r"[A-Ca-c](?:\s*→\s*[A-Ca-c])*"}
+"""have several answers, and scorers that pass over what is not of this form"""
+FUNCTIONS = frozenset({"sin", "cos", "tan", "exp", "log", "sqrt"})
+
+
+@cache
+def _package() -> Any:
+    try:
+        return importlib.import_module("reasoning_gym.factory"), importlib.import_module("reasoning_gym")
+    except ImportError:
+        raise BadInput(
+            "reasoning-gym", "a package that is not installed", "pip install 'etude[tasks]' (reasoning-gym's tasks with their verifiers)"
+        ) from None
+
+
+def names() -> list[str]:
+    """The tasks of the installed package. Raises BadInput, naming the extra, where it is not installed."""
+    return sorted(_package()[0].DATASETS)
+
+
+class GymTask:
+    """One task of reasoning-gym. settings: fields of its own configuration (they hold at difficulty 0).
+
+    Raises BadInput for an unknown name (proposing a near one), unknown or refused settings, and where the extra is missing.
+    """
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        factory, _ = _package()
+        self.dataset = RENAMED.get(name, name)
+        if self.dataset not in factory.DATASETS:
+            raise one_of("task reasoning-gym", name, factory.DATASETS)
+        self.settings_given = settings
+        self.name = f"reasoning-gym/{self.dataset}" + (f"({json.dumps(settings, sort_keys=True)})" if settings else "")
+        known = factory.DATASETS[self.dataset][1].__dataclass_fields__
+        for setting in settings:
+            if setting not in known or setting in ("seed", "size"):
+                raise one_of(f"task {self.name}, setting", setting, [k for k in known if k not in ("seed", "size")])
+        self._configs: dict[int, Any] = {}
+        self._scorer: Any = None
+        self._last: tuple[str, Any] = ("", None)
+        self.difficulties: Sequence[int] = tuple(range(1 + self._levels()))
+        self._config(0)
+
+    def _levels(self) -> int:
+        curriculum = _package()[0].CURRICULA.get(self.dataset)
+        return 0 if curriculum is None else max((len(a.levels) for a in curriculum().attributes.values()), default=0)
+
+    def _config(self, difficulty: int) -> Any:
+        if difficulty not in self.difficulties:
+            raise BadInput(f"task {self.name}, difficulty", repr(difficulty), f"one of 0 to {self.difficulties[-1]}")
+        if difficulty not in self._configs:
+            factory, _ = _package()
+            try:
+                if difficulty == 0:
+                    config = factory.DATASETS[self.dataset][1](size=1, **self.settings_given)
+                else:
+                    curriculum = factory.CURRICULA[self.dataset]()
+                    curriculum.set_global_level(difficulty - 1)
+                    config = replace(curriculum.generate_configuration(), size=1)
+                if hasattr(config, "validate"):
+                    config.validate()
+            except (AssertionError, TypeError, ValueError) as error:
+                where = f"settings {self.settings_given}" if difficulty == 0 else "that level of its own curriculum"
+                raise BadInput(f"task {self.name}, difficulty {difficulty}", where, f"what the package allows ({error})") from None
+            self._configs[difficulty] = config
+        return self._configs[difficulty]
+
+    def problem(self, seed: int, index: int, difficulty: int = 0) -> Problem:
+        """Item `index` of the stream (`seed`, `difficulty`); its entry in the package's form is kept as JSON in `data`."""
+        drawn = derive(seed, "task", self.name, difficulty, index)
+        if self.dataset in NARROW_SEEDS:
+            drawn &= 0xFFFFFFFF
+        config = replace(self._config(difficulty), seed=drawn)
+        with global_streams(drawn):
+            entry = _package()[0].DATASETS[self.dataset][0](config=config)[0]
+        answer = "" if entry["answer"] is None else str(entry["answer"])  # "" where the package knows none
+        data = {"difficulty": difficulty, "seed": drawn, "metadata": _plain(entry["metadata"])}
+        return Problem(f"{self.name}/{difficulty}/{seed}/{index}", entry["question"], answer, difficulty, data)
+
+    def verify(self, problem: Problem, response: str) -> float:
+        """1 where the package's scorer gives the full mark to the response without blanks around it, else 0.
+
+        A response that the scorer would evaluate as Python is 0 unless it is harmless, and so is one that it raises on while it can
+        score the package's own answer; otherwise raises what the scorer raised (`judging.Judge` names it).
+        """
+        answer = response.strip(" \t\r\n")
+        if not answer or len(answer) > LONGEST or "\x00" in answer:
+            return 0.0
+        if any(c > "~" and c not in problem.answer and c not in problem.prompt for c in set(answer)):
+            return 0.0
+        if self.dataset in ("countdown", "puzzle24"):
+            return float(_reaches(answer, problem.data["metadata"], self.dataset))
+        if self.dataset in EXACT:
+            return float(_plainly(answer) == _plainly(problem.answer))
+        if not _harmless(self.dataset, answer) or not re.fullmatch(SHAPES.get(self.dataset, r"[\s\S]*"), answer):
+            return 0.0
+        with global_streams(0):
+            scoring, entry = self._scoring(problem), self._entry(problem)
+            try:
+                score = scoring.score_answer(answer, entry)
+            except Exception:
+                scoring.score_answer(problem.answer, entry)
+                return 0.0
+        return score if not isinstance(score, (int, float)) or score != score else float(score >= 1.0)
+
+    def _scoring(self, problem: Problem) -> Any:
+        """A data set to score with; it holds the configuration, not the item."""
+        if self._scorer is None or self._scorer[0] != problem.difficulty:
+            config = replace(self._config(problem.difficulty), seed=problem.data["seed"])
+            self._scorer = (problem.difficulty, _package()[0].DATASETS[self.dataset][0](config=config))
+        return self._scorer[1]
+
+    def _entry(self, problem: Problem) -> dict[str, Any]:
+        """The package's entry, drawn again: its metadata may hold what JSON cannot (tuples, objects)."""
+        key = problem.id
+        if self._last[0] != key:
+            config = replace(self._config(problem.difficulty), seed=problem.data["seed"])
+            with global_streams(problem.data["seed"]):
+                self._last = (key, _package()[0].DATASETS[self.dataset][0](config=config)[0])
+        return self._last[1]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it; what it cannot hold is left out as its text."""
+    return json.loads(json.dumps(value, default=str, skipkeys=True))
+
+
+def _plainly(text: str) -> str:
+    """Without regard to case and to how much white space stands between words."""
+    return " ".join(text.casefold().split())
+
+
+def _harmless(dataset: str, answer: str) -> bool:
+    """Whether a scorer that evaluates its text may see this one: plain lists, or formulas of plain numbers, letters and functions."""
+    if dataset in LISTS:
+        return len(answer) < 4000 and re.fullmatch(r"[A-Z0-9_,\[\]\s'\"-]*", answer, re.ASCII) is not None
+    if dataset in FORMULAS:
+        if len(answer) > 1000 or not re.fullmatch(r"[A-Za-z0-9+\-*/^(). ]*", answer, re.ASCII):
+            return False
+        words = re.findall(r"[A-Za-z]+", answer)
+        if any(len(word) > 1 and word not in FUNCTIONS for word in words) or re.search(r"\.(?![0-9])|(?<![0-9])\.", answer):
+            return False
+        if re.search(r"(?<![A-Za-z])[A-Z]\s*\(|[0-9]{12}", answer):  # a name of sympy's called; enormous numbers
+            return False
+        powers = re.findall(r"(?:\*\*|\^)\s*(\(?)\s*-?\s*([0-9A-Za-z]+)", answer)
+        return all(p.isdigit() and len(p) < 3 for _, p in powers) and not re.search(r"(?:\*\*|\^)[^+\-*/^]*(?:\*\*|\^)", answer)
+    return True
+
+
+def _reaches(answer: str, metadata: Mapping[str, Any], dataset: str) -> bool:
+    """Countdown and puzzle24, judged by etude's own parser: each number exactly once, the value exactly the target."""
+    try:
+        value, used, _ = evaluate(answer)
+    except NotAnExpression:
+        return False
+    target = metadata["target"] if dataset == "countdown" else 24
+    return Counter(used) == Counter(metadata["numbers"]) and value == target

@@ -1,0 +1,222 @@
+"""A loop of self-improvement: propose -> judge -> select -> learn, again and again, and all of a round on disk before the next begins.
+
+A round's folder `round-003/` holds, in readable JSON: `plan.json` (the requests in their batches), `candidates.jsonl`, `judgements.jsonl`,
+`data.jsonl` (what is learned from) and `report.json` (metrics and samples). A killed loop opens the folder again and goes on: the
+recorded plan is repeated, what is on disk is neither asked for nor judged again, and a step cut short is done anew from what was before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO, runtime_checkable
+
+from etude.data.jsonl import Row, jsonl, read_jsonl
+from etude.engine.checkpoint import write_atomic
+from etude.errors import BadInput
+from etude.loop.journal import Journal, read_json, write_json
+from etude.loop.rounds import Report, State, run_rounds
+
+Batch = Sequence[Row]
+"""Requests that are answered together. A request is plain JSON with an `id` of its own in its round."""
+
+
+class Steps(Protocol):
+    """What a loop does in a round. Every step may depend on its arguments alone, random streams being derived from the round's number.
+
+    plan:    the round's requests, in the batches in which they are answered; recorded before the first is.
+    propose: answers of a batch: for each request one row with `id` (its own) and `request` (the request's id), given out as they
+             come. `wanted` is the whole batch, or, where `independent`, those not answered yet.
+    judge:   for each candidate one row with `id` (the candidate's) and whatever was found, given out as they come.
+    select:  what is learned from, out of candidates with their judgements under "judgement", in the plan's order.
+    learn:   (state after, metrics). `folder` is the round's: a trainer keeps its checkpoints in it.
+    """
+
+    independent: bool
+    """Whether an answer does not depend on which others are in its batch (a server), so that half a batch is completed rather than
+    made anew (local decoding, whose bits depend on the batch)."""
+
+    def plan(self, number: int, state: State) -> Sequence[Batch]: ...
+    def propose(self, number: int, state: State, wanted: Batch) -> Iterable[Row]: ...
+    def judge(self, number: int, state: State, candidates: Sequence[Row]) -> Iterable[Row]: ...
+    def select(self, number: int, state: State, judged: Sequence[Row]) -> Sequence[Row]: ...
+    def learn(self, number: int, state: State, data: Sequence[Row], folder: Path) -> tuple[State, Report]: ...
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """Steps that choose which rows are shown of a round; otherwise the first ones judged."""
+
+    def samples(self, number: int, judged: Sequence[Row]) -> Sequence[Row]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is being done: round `number` of `num_rounds`, `phase` (propose, judge, select, learn, done), so many of so many.
+
+    latest: the row just made; at "done": report, and samples of the round.
+    """
+
+    number: int
+    num_rounds: int
+    phase: str
+    done: int
+    total: int
+    latest: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, float] = field(default_factory=dict)
+    samples: Sequence[Row] = ()
+
+
+SHOWN = 3
+
+
+def run_loop(
+    steps: Steps, state: State, num_rounds: int, folder: Path, *, identity: str = "", progress: Callable[[Progress], None] | None = None
+) -> tuple[State, list[Report]]:
+    """Runs rounds 1 .. num_rounds and returns the last state and every round's metrics; called again after a kill it goes on.
+
+    identity: what must be equal for the folder to belong to this loop (settings, seed). Raises BadInput for another loop's folder, for
+    malformed records (file, line, field), and where a step gives a row twice, too many or too few.
+    """
+    say = progress or (lambda event: None)
+    for torn in folder.glob("round-*/.*.tmp"):  # of a file that a kill kept from its name
+        torn.unlink()
+
+    def one(number: int, before: State) -> tuple[State, Report]:
+        here = folder / f"round-{number:03d}"
+        here.mkdir(parents=True, exist_ok=True)
+        _belongs(here / "loop.json", identity)
+
+        def tell(phase: str, done: int, total: int, **more: Any) -> None:
+            say(Progress(number, num_rounds, phase, done, total, **more))
+
+        batches = _planned(here / "plan.json", lambda: steps.plan(number, before))
+        candidates = _proposed(steps, number, before, here, batches, tell)
+        judged = _judged(steps, number, before, here, candidates, tell)
+        data = _selected(steps, number, before, here / "data.jsonl", judged)
+        tell("select", len(data), len(judged))
+        tell("learn", 0, len(data))
+        after, report = steps.learn(number, before, data, here)
+        samples = list(steps.samples(number, judged) if isinstance(steps, Sampled) else judged[:SHOWN])
+        write_json(here / "report.json", {"round": number, "metrics": report, "samples": samples})
+        tell("done", len(data), len(data), report=report, samples=samples)
+        return after, report
+
+    return run_rounds(one, state, num_rounds, folder=folder, identity=identity)
+
+
+def _belongs(path: Path, identity: str) -> None:
+    """A round begun by another loop is refused, before anything of it is mixed with this one's."""
+    if path.exists():
+        if read_json(path) != {"identity": identity}:
+            raise BadInput(str(path.parent), "a round of another loop", "an empty folder, or the loop being resumed")
+    else:
+        write_json(path, {"identity": identity})
+
+
+def _planned(path: Path, make: Callable[[], Sequence[Batch]]) -> list[list[Row]]:
+    """The recorded plan, or a new one, recorded."""
+    if path.exists():
+        return read_json(path)
+    batches = [[dict(request) for request in batch] for batch in make()]
+    ids: set[str] = set()
+    for request in (r for batch in batches for r in batch):
+        name = request.get("id")
+        if not isinstance(name, str) or name in ids:
+            raise BadInput(
+                f"{path}, request {name!r}", "no id of its own" if name not in ids else "the id again", "a text that no other request has"
+            )
+        ids.add(name)
+    write_json(path, batches)
+    return read_json(path)
+
+
+def _proposed(steps: Steps, number: int, state: State, here: Path, batches: list[list[Row]], tell: Callable[..., None]) -> list[Row]:
+    """All candidates, those on disk and the missing ones, in the plan's order."""
+    journal = Journal(here / "candidates.jsonl", "id", {"request": str})
+    total = sum(len(batch) for batch in batches)
+    answered = {row["request"] for row in journal.rows.values()}
+    planned = {request["id"] for batch in batches for request in batch}
+    if stray := answered - planned:
+        raise BadInput(str(journal.path), f"an answer to '{min(stray)}'", f"answers to the requests of {here / 'plan.json'}")
+    tell("propose", len(answered), total)
+    for batch in batches:
+        missing = [request for request in batch if request["id"] not in answered]
+        if not missing:
+            continue
+        if not steps.independent and len(missing) < len(batch):
+            again = {request["id"] for request in batch}
+            journal.keep(lambda row, again=again: row["request"] not in again)
+            answered -= again
+            missing = batch
+        open_ = {request["id"] for request in missing}
+        # A batch of local decoding comes at once; its lines are written one by one, and a torn batch is dropped above.
+        for row in steps.propose(number, state, missing):
+            if row.get("request") not in open_:
+                raise BadInput(f"{journal.path}, field 'request'", repr(row.get("request")), "a request of this batch, answered once")
+            open_.discard(row["request"])
+            journal.append(row)
+            answered.add(row["request"])
+            tell("propose", len(answered), total, latest=row)
+        if open_:
+            raise BadInput(f"{journal.path}, round {number}", f"no answer to '{min(open_)}'", "an answer to each request")
+    place = {request["id"]: i for i, request in enumerate(r for batch in batches for r in batch)}
+    return sorted(journal.rows.values(), key=lambda row: place[row["request"]])
+
+
+def _judged(steps: Steps, number: int, state: State, here: Path, candidates: list[Row], tell: Callable[..., None]) -> list[Row]:
+    """Candidates with their judgements; what is on disk is not judged again."""
+    journal = Journal(here / "judgements.jsonl", "id", {})
+    tell("judge", len(journal.rows), len(candidates))
+    missing = [row for row in candidates if row["id"] not in journal.rows]
+    known = {row["id"] for row in candidates}
+    if missing:
+        for row in steps.judge(number, state, missing):
+            if row.get("id") not in known:
+                raise BadInput(f"{journal.path}, field 'id'", repr(row.get("id")), "the id of a candidate")
+            journal.append(row)
+            tell("judge", len(journal.rows), len(candidates), latest=row)
+    if unjudged := known - journal.rows.keys():
+        raise BadInput(f"{journal.path}, round {number}", f"no judgement of '{min(unjudged)}'", "a judgement of each candidate")
+    return [{**row, "judgement": journal.rows[row["id"]]} for row in candidates]
+
+
+def _selected(steps: Steps, number: int, state: State, path: Path, judged: list[Row]) -> list[Row]:
+    """What is learned from: as recorded, or chosen and recorded."""
+    if not path.exists():
+        write_atomic(path, jsonl([dict(row) for row in steps.select(number, state, judged)]))
+    return read_jsonl(path)
+
+
+@dataclass
+class Printed:
+    """Progress as lines of text: at most a line for each phase and tenth of it, and each round's metrics and samples."""
+
+    out: TextIO = field(default_factory=lambda: sys.stderr)
+    _last: tuple[int, str, int] = (0, "", -1)
+
+    def __call__(self, event: Progress) -> None:
+        tenth = 10 * event.done // max(event.total, 1)
+        if (event.number, event.phase, tenth) == self._last:
+            return
+        self._last = (event.number, event.phase, tenth)
+        head = f"round {event.number}/{event.num_rounds}"
+        if event.phase != "done":
+            print(f"{head}  {event.phase} {event.done}/{event.total}", file=self.out, flush=True)
+            return
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in event.report.items())
+        print(f"{head}  done: {metrics}", file=self.out)
+        for row in event.samples:
+            print(f"    {_shown(row)}", file=self.out, flush=True)
+
+
+def _shown(row: Row, width: int = 160) -> str:
+    text = "  ".join(f"{k}: {v}" for k, v in row.items() if k not in ("id", "request")).replace("\n", " | ")
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def history(folder: Path) -> list[Row]:
+    """What each finished round reported, from disk: rows of `round`, `metrics`, `samples`. Raises BadInput for a damaged report."""
+    return [read_json(path) for path in sorted(folder.glob("round-*/report.json"))]

@@ -1,0 +1,224 @@
+import io
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from etude.engine.streams import numpy_rng
+from etude.errors import BadInput
+from etude.loop import journal as journal_module
+from etude.loop.loop import Printed, history, run_loop
+
+
+class Guessing:
+    """Eight requests a round; a candidate is a number drawn by name; those above the state's bar are learned from."""
+
+    def __init__(self, log=None, independent=True, pause=0.0):
+        self.log, self.independent, self.pause = log, independent, pause
+
+    def asked(self, number, request):
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{number} {request}\n")
+
+    def plan(self, number, state):
+        requests = [{"id": f"q{i}", "from": state["bar"]} for i in range(8)]
+        return [requests[:3], requests[3:6], requests[6:]]
+
+    def propose(self, number, state, wanted):
+        for request in wanted:
+            self.asked(number, request["id"])
+            time.sleep(self.pause)
+            value = int(numpy_rng(0, number, request["id"]).integers(100))
+            yield {"id": f"c-{request['id']}", "request": request["id"], "text": f"{value} é"}
+
+    def judge(self, number, state, candidates):
+        for row in candidates:
+            self.asked(number, row["id"])
+            time.sleep(self.pause)
+            yield {"id": row["id"], "score": int(row["text"].split()[0]) / 100}
+
+    def select(self, number, state, judged):
+        return [{"text": r["text"], "score": r["judgement"]["score"]} for r in judged if r["judgement"]["score"] >= state["bar"]]
+
+    def learn(self, number, state, data, folder):
+        time.sleep(self.pause)
+        bar = state["bar"] + 0.01 * len(data)
+        return {"bar": bar, "seen": [*state["seen"], *(r["text"] for r in data)]}, {"kept": float(len(data)), "bar": bar}
+
+
+START = {"bar": 0.3, "seen": []}
+
+
+def files(folder):
+    """Everything that a loop keeps as text, by name."""
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*.json*")) if "rounds/" not in str(p)}
+
+
+def test_a_round_is_on_disk_and_the_state_passes_on(tmp_path):
+    state, reports = run_loop(Guessing(), START, 3, tmp_path)
+    assert len(reports) == 3
+    first = tmp_path / "round-001"
+    assert sorted(p.name for p in first.iterdir()) == [
+        "candidates.jsonl", "data.jsonl", "judgements.jsonl", "loop.json", "plan.json", "report.json",
+    ]  # fmt: skip
+    assert len((first / "candidates.jsonl").read_text().splitlines()) == 8
+    kept = [json.loads(line) for line in (first / "data.jsonl").read_text().splitlines()]
+    assert reports[0]["kept"] == len(kept)
+    assert all(row["score"] >= 0.3 for row in kept)
+    assert state["bar"] == pytest.approx(0.3 + 0.01 * sum(r["kept"] for r in reports))
+    assert [row["round"] for row in history(tmp_path)] == [1, 2, 3]
+    assert history(tmp_path)[0]["samples"][0]["judgement"]["id"] == "c-q0"
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_cut_short_anywhere_it_goes_on_and_ends_the_same(tmp_path, independent, monkeypatch):
+    """Stopped in turn before each write of the whole loop, in the middle of a line, and after it."""
+    whole, _ = run_loop(Guessing(independent=independent), START, 2, tmp_path / "whole")
+    wanted, real = files(tmp_path / "whole"), journal_module.Journal.append
+    for moment in (1, 7, 8, 13, 20, 32):
+        for how in ("before", "torn", "after"):
+            folder, count = tmp_path / f"{moment}-{how}", 0
+
+            def append(self, row, moment=moment, how=how):
+                nonlocal count
+                count += 1
+                if count == moment + 1:
+                    if how == "torn":
+                        self.path.parent.mkdir(parents=True, exist_ok=True)
+                        with self.path.open("ab") as file:
+                            file.write(b'{"id": "c-q')
+                    if how == "after":
+                        real(self, row)
+                    raise Stop
+                real(self, row)
+
+            monkeypatch.setattr(journal_module.Journal, "append", append)
+            if moment < 32:
+                with pytest.raises(Stop):
+                    run_loop(Guessing(independent=independent), START, 2, folder)
+            monkeypatch.setattr(journal_module.Journal, "append", real)
+            state, _ = run_loop(Guessing(independent=independent), START, 2, folder)
+            assert state == whole
+            assert files(folder) == wanted
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_killed_at_ten_random_moments_it_leaves_the_same_records(tmp_path, independent):
+    """SIGKILL in a forked child at random times; what is on disk is never asked for again."""
+    run_loop(Guessing(independent=independent), START, 3, tmp_path / "whole")
+    folder, log, draw, kills = tmp_path / "killed", tmp_path / "log", random.Random(11), 0
+
+    def forked():
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                run_loop(Guessing(log, independent, pause=0.012), START, 3, folder)
+                code = 0
+            finally:
+                os._exit(code)
+        return child
+
+    while kills < 10:
+        before = kept(folder)
+        marked = len(log.read_text().splitlines()) if log.exists() else 0
+        child = forked()
+        time.sleep(draw.uniform(0.005, 0.07))
+        os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == -signal.SIGKILL, "the loop outlives ten kills"
+        kills += 1
+        if independent:
+            asked = {tuple(line.split()) for line in log.read_text().splitlines()[marked:]} if log.exists() else set()
+            assert not asked & before
+    assert os.waitstatus_to_exitcode(os.waitpid(forked(), 0)[1]) == 0
+    assert files(folder) == files(tmp_path / "whole")
+
+
+def kept(folder):
+    """(round, id) of every request answered and every candidate judged on disk, whole lines only."""
+    found = set()
+    for name, key in (("candidates", "request"), ("judgements", "id")):
+        for path in folder.glob(f"round-*/{name}.jsonl"):
+            for line in path.read_text().split("\n")[:-1]:
+                found.add((str(int(path.parent.name[6:])), json.loads(line)[key]))
+    return found
+
+
+def test_progress_is_told_and_samples_are_shown(tmp_path):
+    out = io.StringIO()
+    run_loop(Guessing(), START, 2, tmp_path, progress=Printed(out))
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "round 1/2  propose 0/8"
+    assert "round 1/2  judge 8/8" in lines
+    assert any(line.startswith("round 2/2  done: kept ") for line in lines)
+    assert any(line.strip().startswith("text: ") for line in lines)
+
+
+def test_malformed_records_name_file_line_and_field(tmp_path):
+    class Halted(Guessing):
+        def judge(self, number, state, candidates):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_loop(Halted(), START, 1, tmp_path)
+    file = tmp_path / "round-001" / "candidates.jsonl"
+    good = file.read_text()
+    lines = good.splitlines()
+    for line, message in (
+        ('{"id": "c-q1"}', r"candidates.jsonl, line 2, field 'request': found nothing, expected a text"),
+        ('{"id": 3, "request": "q1"}', r"candidates.jsonl, line 2, field 'id': found 3, expected a text"),
+        ("{oops", r"candidates.jsonl, line 2: found no JSON \(character 2"),
+        ("[1]", r"candidates.jsonl, line 2: found a list, expected a JSON object"),
+        (lines[0], r"candidates.jsonl, line 2, field 'id': found 'c-q0' again, expected each once"),
+        ('{"id": "c", "request": "zz"}', r"found an answer to 'zz'"),
+    ):
+        file.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
+        with pytest.raises(BadInput, match=message):
+            run_loop(Guessing(), START, 1, tmp_path)
+    file.write_text(good)
+    run_loop(Guessing(), START, 1, tmp_path)
+
+
+def test_steps_that_break_their_word_are_refused(tmp_path):
+    class Silent(Guessing):
+        def propose(self, number, state, wanted):
+            return list(super().propose(number, state, wanted))[1:]
+
+    class Loud(Guessing):
+        def propose(self, number, state, wanted):
+            yield from [*super().propose(number, state, wanted)] * 2
+
+    class Unjudged(Guessing):
+        def judge(self, number, state, candidates):
+            return list(super().judge(number, state, candidates))[1:]
+
+    class Nameless(Guessing):
+        def plan(self, number, state):
+            return [[{"id": "a"}, {"id": "a"}]]
+
+    for i, (steps, message) in enumerate((
+        (Silent(), "no answer to 'q0', expected an answer to each request"), (Loud(), "a request of this batch, answered once"),
+        (Unjudged(), "no judgement of 'c-q0'"), (Nameless(), "the id again, expected a text that no other request has"),
+    )):  # fmt: skip
+        with pytest.raises(BadInput, match=message):
+            run_loop(steps, START, 1, tmp_path / str(i))
+
+
+def test_another_loops_folder_is_refused_even_in_its_first_round(tmp_path):
+    class Halted(Guessing):
+        def judge(self, number, state, candidates):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_loop(Halted(), START, 1, tmp_path, identity="a")
+    with pytest.raises(BadInput, match="found a round of another loop"):
+        run_loop(Guessing(), START, 1, tmp_path, identity="b")
