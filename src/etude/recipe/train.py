@@ -62,7 +62,7 @@ def train(
     source = source_of(data, context)
     if budget is not None and epochs is not None:
         raise BadInput("etude.train", "both budget and epochs", "one of them")
-    budget = budget or Budget(samples=(epochs or 3) * len(source))
+    budget = budget or Budget(samples=(3 if epochs is None else epochs) * len(source))
     stream = DataStream(source, batch_size, seed, drop_last=isinstance(source, (WindowSource, PackedSource)))
     with Progress("training", quiet) as shown:
         return Trainer(
