@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SPARE_COLUMNS = 64
-"""Room for new tokens when a state is made; doubled whenever it is used up."""
+SPARE_COLUMNS = 16
+"""Room for new tokens when a state is made; an eighth of what it holds, but no less than this, whenever that is used up.
+
+Little, because what is read must lie close: on a CPU whose cache the pairs exceed, gaps of half a row's size double the time.
+"""
 KEPT_SNAPSHOTS = 64
 """How many steps a recurrent state can go back without reading its tokens again."""
 
@@ -61,10 +64,11 @@ def one_query(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
 
 
 class AttentionState:
-    """Keys (rotated) and values of B sequences in columns 0 to `length` of preallocated memory that grows by doubling.
+    """Keys (rotated) and values of B sequences in columns 0 to `length` of preallocated memory that grows.
 
-    pairs: by depth, [2, B, G, capacity, E]. first: [B] each row's first real column, or None without padding.
-    tables: rotary tables of positions 0 to capacity, [1, capacity, ...]. tokens: [B, capacity], what was read.
+    plan: how the model computes single tokens, if it has a way of its own. pairs: by depth, [2, B, G, capacity, E].
+    first: [B] each row's first real column, or None without padding.
+    tables: rotary tables of positions 0 to at least capacity, [1, ..., ...]. tokens: [B, capacity], what was read.
     """
 
     def __init__(self, model: Any, tokens: Tensor, first: Tensor | None) -> None:
@@ -73,7 +77,10 @@ class AttentionState:
         self.tokens = tokens.new_empty(tokens.shape[0], 0)
         self._bias: Tensor | None = None
         self._logits: Tensor | None = None
-        self._reserve(tokens.shape[1] + SPARE_COLUMNS)
+        self._views: list[tuple[Tensor, Tensor]] = []
+        self.plan: Any = None
+        self.tables: Any = None
+        self._reserve(tokens.shape[1])
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -94,8 +101,9 @@ class AttentionState:
     def _reserve(self, columns: int) -> None:
         if columns <= self.capacity:
             return
-        capacity = max(columns, 2 * self.capacity)
-        self.tables = self.model.rotary(torch.arange(capacity, device=self.tokens.device))
+        capacity = columns + max(SPARE_COLUMNS, columns // 8)
+        if self.tables is None or capacity > self.tables.shape[1]:
+            self.tables = self.model.rotary(torch.arange(2 * capacity, device=self.tokens.device))
         self._resize(capacity, None)
 
     def _resize(self, capacity: int, rows: Tensor | None) -> None:
@@ -113,7 +121,13 @@ class AttentionState:
 
         self.tokens = moved(self.tokens, 0, 1)
         self.pairs = [moved(p, 1, 3) for p in self.pairs]
-        self._bias = None
+        self._bias, self._views = None, []
+
+    def views(self) -> list[tuple[Tensor, Tensor]]:
+        """By depth: keys [B G, E, capacity] and values [B G, capacity, E]."""
+        if not self._views:
+            self._views = [(keys.transpose(1, 2), values) for keys, values in (p.flatten(1, 2) for p in self.pairs)]
+        return self._views
 
     def positions(self, num_tokens: int) -> Tensor:
         """Rotary tables of the next `num_tokens` columns, [1 or B, T, ...]."""

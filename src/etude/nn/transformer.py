@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from etude.errors import BadInput
 from etude.nn.decoding import AttentionState, align_ends, one_query
 from etude.nn.linear import Projection, linear
+from etude.nn.one_token import OneToken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,16 +285,24 @@ class Transformer(nn.Module):
 
     @torch.inference_mode()
     def begin(self, tokens: Tensor, mask: Tensor | None = None) -> AttentionState:
-        """Reads prompts: tokens [B, T], mask [B, T] False on padding, left or right. `state.logits` [B, V] are those of the next token."""
+        """Reads prompts: tokens [B, T], mask [B, T] False on padding, left or right. `state.logits` [B, V] are those of the next token.
+
+        The state may go on with the weights as they are now: one that outlives a change of them is not to be used.
+        """
         tokens, first = align_ends(tokens, mask)
         state = AttentionState(self, tokens, first)
         state.close(tokens.shape[1], self.head(self._read(tokens, state)[:, -1]))
+        state.plan = OneToken.of(self, _PLAIN)
         return state
 
     @torch.inference_mode()
     def extend(self, tokens: Tensor, state: AttentionState) -> Tensor:
         """Reads tokens [B, T] after those in `state`, which it changes. Returns the logits after each, [B, T, V]."""
-        logits = self.head(self._read(tokens, state))
+        if tokens.shape[1] == 1 and state.plan is not None:
+            state.open(tokens)
+            logits = state.plan.step(tokens[:, 0], state)[:, None]
+        else:
+            logits = self.head(self._read(tokens, state))
         state.close(tokens.shape[1], logits[:, -1])
         return logits
 
@@ -311,6 +320,10 @@ class Transformer(nn.Module):
 
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+_PLAIN = (Transformer, Block, Attention, SwiGLU, RMSNorm, Projection, Embedding, Head, nn.ModuleList)
+"""What a model is made of where `OneToken` may compute its steps."""
 
 
 def count_parameters(model: nn.Module, embeddings: bool = True) -> int:
