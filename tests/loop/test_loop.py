@@ -222,3 +222,10 @@ def test_another_loops_folder_is_refused_even_in_its_first_round(tmp_path):
         run_loop(Halted(), START, 1, tmp_path, identity="a")
     with pytest.raises(BadInput, match="found a round of another loop"):
         run_loop(Guessing(), START, 1, tmp_path, identity="b")
+
+
+def test_a_round_that_selects_nothing_is_a_round(tmp_path):
+    state, reports = run_loop(Guessing(), {"bar": 2.0, "seen": []}, 2, tmp_path)
+    assert [r["kept"] for r in reports] == [0.0, 0.0]
+    assert (tmp_path / "round-002" / "data.jsonl").read_text() == ""
+    assert run_loop(Guessing(), {"bar": 2.0, "seen": []}, 2, tmp_path)[0] == state

@@ -11,7 +11,7 @@ from hostile_programs import programs
 
 from etude import sandbox
 from etude.errors import BadInput
-from etude.sandbox import selftest
+from etude.sandbox import enclosure, selftest
 from etude.sandbox.enclosure import NotIsolated
 from etude.sandbox.selftest import leftovers
 
@@ -49,6 +49,13 @@ def test_two_runs_share_nothing_and_repeat_each_other():
     first, second = sandbox.run(code), sandbox.run(code)
     assert first.stdout == second.stdout
     assert first.stdout.startswith("[]")
+
+
+@isolated
+def test_a_working_folder_that_was_tidied_away_is_made_again():
+    assert sandbox.run("print(1)").ok
+    os.rmdir(enclosure._base())
+    assert sandbox.run("print(2)").stdout == "2\n"
 
 
 @isolated

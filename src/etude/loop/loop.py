@@ -81,7 +81,7 @@ def run_loop(
     malformed records (file, line, field), and where a step gives a row twice, too many or too few.
     """
     say = progress or (lambda event: None)
-    for torn in folder.glob("round-*/.*.tmp"):  # of a file that a kill kept from its name
+    for torn in (*folder.glob(".*.tmp"), *folder.glob("round-*/.*.tmp")):  # of a file that a kill kept from its name
         torn.unlink()
 
     def one(number: int, before: State) -> tuple[State, Report]:

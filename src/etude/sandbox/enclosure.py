@@ -80,8 +80,8 @@ class NotIsolated(Exception):
 @cache
 def _base() -> str:
     """An empty folder over which each run mounts its root, in a mount namespace of its own."""
-    folder = tempfile.mkdtemp(prefix="etude-sandbox-")
     owner = os.getpid()
+    folder = tempfile.mkdtemp(prefix=f"etude-sandbox-{owner}-")
     atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
     return folder
 
@@ -119,6 +119,7 @@ def execute(code: str, stdin: str, limits: Limits, prefix: tuple[str, ...]) -> R
     if filtering is None:
         raise NotIsolated(f"no filter of system calls for the architecture {os.uname().machine}")
     group = Group.make(limits.memory_mb, limits.processes)
+    os.makedirs(_base(), mode=0o700, exist_ok=True)  # whoever tidies the temporary folder may have removed it
     reading, writing = os.pipe()
     request = visible() | {
         "base": _base(),

@@ -93,6 +93,14 @@ def test_expressions_are_parsed_exactly():
             evaluate(text)
 
 
+def test_a_leading_minus_only_where_it_is_allowed():
+    assert evaluate("-3+5", signed=True)[:2] == (2, [3, 5])
+    assert evaluate("2*(-3+5)", signed=True)[0] == 4
+    for text in ("--3", "2*-3", "3+-5", "-", "+3"):
+        with pytest.raises(NotAnExpression):
+            evaluate(text, signed=True)
+
+
 def test_countdown_counts_each_number():
     exactly, most = Countdown(), Countdown(each="at most")
     p = Problem("p", "", "", 3, {"numbers": [3, 4, 5], "target": 17, "each": "exactly", "operations": "+-*/"})

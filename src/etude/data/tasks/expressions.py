@@ -14,10 +14,11 @@ class NotAnExpression(ValueError):
     """The text is not an expression of this grammar, or divides by zero."""
 
 
-def evaluate(text: str) -> tuple[Fraction, list[int], list[str]]:
+def evaluate(text: str, *, signed: bool = False) -> tuple[Fraction, list[int], list[str]]:
     """(value, the numbers in it from left to right, the operations). Raises NotAnExpression.
 
-    No sign before a number or parenthesis, no leading zeros, blanks only between tokens: "1 2" is two numbers, hence refused.
+    signed: a sum may begin with a minus (`-3+5`). Otherwise no sign before a number or parenthesis; never leading zeros; blanks only
+    between tokens: "1 2" is two numbers, hence refused.
     """
     if len(text) > LONGEST:
         raise NotAnExpression(f"longer than {LONGEST} characters")
@@ -32,7 +33,7 @@ def evaluate(text: str) -> tuple[Fraction, list[int], list[str]]:
             raise NotAnExpression(f"at character {at + 1}")
         tokens.append(match[0])
         at = match.end()
-    parser = _Parser(tokens)
+    parser = _Parser(tokens, signed)
     value = parser.sum(0)
     if parser.at != len(tokens):
         raise NotAnExpression(f"'{tokens[parser.at]}' is left over")
@@ -40,14 +41,16 @@ def evaluate(text: str) -> tuple[Fraction, list[int], list[str]]:
 
 
 class _Parser:
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.at = tokens, 0
+    def __init__(self, tokens: list[str], signed: bool) -> None:
+        self.tokens, self.signed, self.at = tokens, signed, 0
 
     def _next(self) -> str:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def sum(self, depth: int) -> Fraction:
-        value = self.product(depth)
+        minus = self.signed and self._next() == "-"
+        self.at += minus
+        value = -self.product(depth) if minus else self.product(depth)
         while (sign := self._next()) in ("+", "-"):
             self.at += 1
             other = self.product(depth)

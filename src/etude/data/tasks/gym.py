@@ -107,12 +107,21 @@ class GymTask:
 
     def problem(self, seed: int, index: int, difficulty: int = 0) -> Problem:
         """Item `index` of the stream (`seed`, `difficulty`); its entry in the package's form is kept as JSON in `data`."""
-        drawn = derive(seed, "task", self.name, difficulty, index)
-        if self.dataset in NARROW_SEEDS:
-            drawn &= 0xFFFFFFFF
-        config = replace(self._config(difficulty), seed=drawn)
-        with global_streams(drawn):
-            entry = _package()[0].DATASETS[self.dataset][0](config=config)[0]
+        failed: Exception | None = None
+        for attempt in range(20):  # some generators give up on some seeds
+            drawn = derive(seed, "task", self.name, difficulty, index, *([attempt] if attempt else []))
+            if self.dataset in NARROW_SEEDS:
+                drawn &= 0xFFFFFFFF
+            config = replace(self._config(difficulty), seed=drawn)
+            try:
+                with global_streams(drawn):
+                    entry = _package()[0].DATASETS[self.dataset][0](config=config)[0]
+                break
+            except (ValueError, RuntimeError) as error:
+                failed = error
+        else:
+            where = f"task {self.name}, difficulty {difficulty}"
+            raise BadInput(where, f"no problem on 20 seeds ({failed})", "a configuration that its generator can fill")
         answer = "" if entry["answer"] is None else str(entry["answer"])  # "" where the package knows none
         data = {"difficulty": difficulty, "seed": drawn, "metadata": _plain(entry["metadata"])}
         return Problem(f"{self.name}/{difficulty}/{seed}/{index}", entry["question"], answer, difficulty, data)
@@ -124,8 +133,10 @@ class GymTask:
         score the package's own answer; otherwise raises what the scorer raised (`judging.Judge` names it).
         """
         answer = response.strip(" \t\r\n")
-        if not answer or len(answer) > LONGEST or "\x00" in answer:
+        if not answer or len(answer) > max(LONGEST, 2 * len(problem.answer)) or "\x00" in answer:
             return 0.0
+        if self.dataset in LISTS | FORMULAS and answer == problem.answer.strip():
+            return 1.0
         if any(c > "~" and c not in problem.answer and c not in problem.prompt for c in set(answer)):
             return 0.0
         if self.dataset in ("countdown", "puzzle24"):
@@ -190,7 +201,7 @@ def _harmless(dataset: str, answer: str) -> bool:
 def _reaches(answer: str, metadata: Mapping[str, Any], dataset: str) -> bool:
     """Countdown and puzzle24, judged by etude's own parser: each number exactly once, the value exactly the target."""
     try:
-        value, used, _ = evaluate(answer)
+        value, used, _ = evaluate(answer, signed=True)  # as the package writes its own answers
     except NotAnExpression:
         return False
     target = metadata["target"] if dataset == "countdown" else 24
