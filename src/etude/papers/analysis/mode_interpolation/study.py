@@ -148,6 +148,12 @@ def planned(settings: Settings, generations: int) -> Ledger:
     return ledger
 
 
+def plan(settings: Settings) -> dict[str, float]:
+    """`planned` of a whole chain, as claims name it."""
+    ledger = planned(settings, settings.generations)
+    return {"flops": ledger.total("flops"), "train.samples": ledger.entries["train"]["samples"]}
+
+
 SHOWN = 1_500  # samples of a generation in the picture
 
 
@@ -234,10 +240,13 @@ FAILED = {name + end: WORST.get(name, 0.0) for name in MEASURED for end in ("", 
 
 COLORS = {"none": "#6b7280", "random": "#3b6fb6", "variance": "#d1652b"}
 ARMS = {
-    "none": Arm(run=partial(chain, keep=keep_first), about="no filter: the first samples drawn are the next data", color=COLORS["none"]),
-    "random": Arm(run=partial(chain, keep=keep_random), about="a random filter of the same size", color=COLORS["random"]),
+    "none": Arm(
+        run=partial(chain, keep=keep_first), about="no filter: the first samples drawn are the next data", color=COLORS["none"], planned=plan,
+    ),
+    "random": Arm(run=partial(chain, keep=keep_random), about="a random filter of the same size", color=COLORS["random"], planned=plan),
     "variance": Arm(
-        run=partial(chain, keep=keep_steady), about="keeps the samples whose predicted clean version moved least", color=COLORS["variance"]
+        run=partial(chain, keep=keep_steady), about="keeps the samples whose predicted clean version moved least",
+        color=COLORS["variance"], planned=plan,
     ),
     "uneven": Arm(
         run=partial(chain, keep=keep_first, generations=1, coordinates=(0.0, 2.0, 6.0, 8.0)),
@@ -245,7 +254,7 @@ ARMS = {
     ),
     "fewer": Arm(run=partial(chain, keep=keep_first, generations=1, data_share=0.25), about="one generation on a quarter of the data"),
     "narrower": Arm(run=partial(chain, keep=keep_first, generations=1, width_share=0.5), about="one generation of a net of half the width"),
-}
+}  # fmt: skip
 
 CPU = Settings()
 EQUAL = ("flops", "train.samples")
