@@ -241,7 +241,8 @@ FAILED = {name + end: WORST.get(name, 0.0) for name in MEASURED for end in ("", 
 COLORS = {"none": "#6b7280", "random": "#3b6fb6", "variance": "#d1652b"}
 ARMS = {
     "none": Arm(
-        run=partial(chain, keep=keep_first), about="no filter: the first samples drawn are the next data", color=COLORS["none"], planned=plan,
+        run=partial(chain, keep=keep_first), about="no filter: the first samples drawn are the next data",
+        color=COLORS["none"], planned=plan,
     ),
     "random": Arm(run=partial(chain, keep=keep_random), about="a random filter of the same size", color=COLORS["random"], planned=plan),
     "variance": Arm(

@@ -1,0 +1,138 @@
+"""Warm starts: small base models taught on written solutions, so that studies of self-improvement have something to improve.
+
+A base is trained once and kept in the cache folder under the hash of all that it depends on: rows, sizes, settings, seed, this code
+and the libraries. Whoever asks for the same one gets the same bits. Its cost is the cost of its training, whether it was trained just now
+or came from the cache: a study charges it once a run, as the ledger's category "base:NAME".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from etude.data.corpora import cache_folder
+from etude.data.stream import DataStream
+from etude.data.tokenizers import Tokenizer
+from etude.engine import checkpoint
+from etude.engine.ledger import Budget, Ledger
+from etude.engine.optim import AdamW
+from etude.engine.schedule import Cosine
+from etude.engine.streams import derive, initialise
+from etude.engine.trainer import Trainer
+from etude.errors import BadInput
+from etude.learn.finetune import Finetune
+from etude.learn.rows import CompletionSource, Text
+from etude.nn.transformer import Transformer, TransformerConfig
+
+COUNTED = ("engine", "nn", "data", "learn")
+"""Folders of code that a base's bits may depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A taught model. key: the hash of what it was made of. ledger: what teaching it cost."""
+
+    name: str
+    key: str
+    model: Transformer
+    ledger: Ledger
+
+    def charge(self, ledger: Ledger) -> None:
+        """Adds the base's cost to a run's ledger, under its name."""
+        ledger.merge(self.ledger, category=f"base:{self.name}")
+
+
+def warm_start(
+    rows: Sequence[tuple[Text, Text]],
+    *,
+    name: str,
+    config: TransformerConfig,
+    tokenizer: Tokenizer,
+    end: int | None,
+    steps: int,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: Callable[[float, float], None] | None = None,
+) -> Base:
+    """The base model of these settings: from the cache, or trained now and kept there.
+
+    rows:  (prompt, written solution), texts or token ids; the loss is on solutions alone. end: token id closing each solution.
+    name:  what the ledger calls it; no part of the hash, so that studies share a base whatever they call it.
+    steps: updates of AdamW (weight decay 0.01) on `batch_size` rows, warm-up over 2 % of them, then a cosine to a tenth of `lr`.
+    cache: a folder for bases; by default "bases" in the cache folder.    progress: called with (share done, loss) while it trains.
+    Two processes that want one base train it once: the second waits. Raises BadInput for rows that do not fit and a cache folder
+    that cannot be written; NonFinite as the trainer does.
+    """
+    if steps < 1 or batch_size < 1 or not 0 < lr < float("inf"):
+        raise BadInput(f"warm start {name}", f"{steps} steps of {batch_size} rows, lr {lr}", "all three above 0, lr finite")
+    source = CompletionSource(rows, context=config.context, tokenizer=tokenizer, end=end, name=f"warm start {name}, row")
+    made_of = {
+        "config": asdict(config), "tokenizer": tokenizer.to_json(), "rows": _rows_hash(source), "end": end, "steps": steps,
+        "batch_size": min(batch_size, len(source)), "lr": lr, "seed": seed, "code": _code(),
+        "torch": torch.__version__, "numpy": np.__version__,
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    folder = (cache or cache_folder() / "bases") / key
+    with _alone(folder):
+        try:
+            state = checkpoint.load(checkpoint.latest(folder)[0])
+        except BadInput:  # none yet, or one that was damaged
+            state = _teach(source, config, steps, min(batch_size, len(source)), lr, seed, progress)
+            checkpoint.save(folder, steps, state, keep=1)
+    model = Transformer(config)
+    model.load_state_dict(state["model"])
+    return Base(name=name, key=key, model=model, ledger=Ledger.from_dict(state["ledger"]))
+
+
+def _teach(
+    source: CompletionSource, config: TransformerConfig, steps: int, batch_size: int, lr: float, seed: int,
+    progress: Callable[[float, float], None] | None,
+) -> dict[str, Any]:  # fmt: skip
+    result = Trainer(
+        initialise(Transformer(config), derive(seed, "base")), DataStream(source, batch_size, derive(seed, "rows")), Finetune(),
+        optimizer=AdamW(lr=lr, weight_decay=0.01), schedule=Cosine(warmup=0.02, final=0.1), budget=Budget(steps=steps), seed=seed,
+        progress=progress,
+    ).run()  # fmt: skip
+    return {"model": result.model.state_dict(), "ledger": result.ledger.as_dict()}
+
+
+def _rows_hash(source: CompletionSource) -> str:
+    digest = hashlib.sha256()
+    for row in source.rows:
+        digest.update(len(row.tokens).to_bytes(8, "little") + row.tokens.astype("<i8").tobytes() + np.packbits(row.mask).tobytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(p for part in COUNTED for p in (root / part).rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process makes or reads the base in `folder` meanwhile; a killed one lets go of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise BadInput(str(folder), error.strerror or "an error", "a folder that can be written; $ETUDE_CACHE names another") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
