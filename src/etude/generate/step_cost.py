@@ -28,7 +28,7 @@ def quadratic(points: list[tuple[int, int]], at: int) -> int:
 
 
 class StepCost:
-    """FLOPs of steps of `decoder` up to length `longest`, or None from `of` where each step must be counted."""
+    """FLOPs of steps of `decoder` up to `longest` tokens read, or None from `of` where each step must be counted."""
 
     def __init__(self, decoder: Any, model: nn.Module, longest: int) -> None:
         self.points: list[tuple[int, int]] = []
@@ -42,7 +42,7 @@ class StepCost:
                 decoder.extend(torch.zeros(1, 1, dtype=torch.int64, device=device), state)
             return counter.total
 
-        last = max(4, longest)
+        last = max(3, longest - 1)  # the step itself reads one token more, and no more than `longest` can be read
         points = [(n, measured(n)) for n in (1, (1 + last) // 2, last)]
         if all(quadratic(points, n) == measured(n) for n in {2, last - 1}):
             self.points = points

@@ -1,0 +1,151 @@
+"""A transformers model folder as a causal module with kept keys and values, for `LocalGenerator` (extra `hf`).
+
+    model = pretrained("path/to/folder")
+    generator = LocalGenerator(model, model.tokenizer)
+
+Weights are read from safetensors alone; no code from the folder is run.
+Shapes: B sequences, T new tokens, S tokens read, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as FastTokenizer
+from torch import Tensor, nn
+
+from etude.data.tokenizers import BytePairs, Tokenizer
+from etude.errors import BadInput
+from etude.nn.decoding import align_ends
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """vocab: token ids. context: most tokens read, or None where the model does not say."""
+
+    vocab: int
+    context: int | None
+
+
+class Pretrained(nn.Module):
+    """inner: a transformers causal language model. tokenizer: the folder's, or None. end_tokens: ids that its completions end with.
+
+    `model(tokens [B, T]) -> logits [B, T, V]`; `begin` and `extend` as `generate.states` says.
+    """
+
+    def __init__(self, inner: Any, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        self.inner, self.tokenizer = inner, tokenizer
+        # Later releases of transformers have renamed it.
+        self.cache_name = "cache" if "cache" in inspect.signature(type(inner).forward).parameters else "past_key_values"
+        text = inner.config.get_text_config()
+        self.config = Sizes(inner.get_input_embeddings().num_embeddings, getattr(text, "max_position_embeddings", None))
+        ends = inner.generation_config.eos_token_id if inner.generation_config is not None else None
+        self.end_tokens: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.inner(input_ids=tokens, use_cache=False).logits
+
+    @torch.inference_mode()
+    def begin(self, tokens: Tensor, mask: Tensor | None = None) -> PretrainedState:
+        return PretrainedState(self, *align_ends(tokens, mask))
+
+    @torch.inference_mode()
+    def extend(self, tokens: Tensor, state: PretrainedState) -> Tensor:
+        """Logits after each of tokens [B, T], [B, T, V]."""
+        state.caught_up()
+        return state.read(tokens)
+
+
+class PretrainedState:
+    """tokens: [B, S], aligned at their ends; first: [B] each row's first real column, or None. The cache is made when needed."""
+
+    def __init__(self, model: Pretrained, tokens: Tensor, first: Tensor | None) -> None:
+        self.model, self.tokens, self.first = model, tokens, first
+        self.cache: Any = None
+        self._logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def logits(self) -> Tensor:
+        self.caught_up()
+        assert self._logits is not None
+        return self._logits
+
+    @torch.inference_mode()
+    def caught_up(self) -> None:
+        """Reads all tokens where no cache holds them: at the beginning, and after a step back."""
+        if self.cache is None:
+            tokens, self.tokens = self.tokens, self.tokens[:, :0]
+            self.read(tokens)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        before = self.tokens.shape[1]
+        self.tokens = torch.cat((self.tokens, tokens), 1)
+        columns = torch.arange(self.tokens.shape[1], device=tokens.device)
+        first = columns.new_zeros(len(self)) if self.first is None else self.first
+        out = self.model.inner(
+            input_ids=tokens, use_cache=True, **{self.model.cache_name: self.cache},
+            attention_mask=(columns >= first[:, None]).long(), position_ids=(columns[before:] - first[:, None]).clamp(min=0),
+        )  # fmt: skip
+        self.cache, self._logits = out[self.model.cache_name], out.logits[:, -1]
+        return out.logits
+
+    @torch.inference_mode()
+    def select(self, rows: Sequence[int] | Tensor) -> PretrainedState:
+        index = torch.as_tensor(rows, device=self.tokens.device, dtype=torch.int64)
+        new = PretrainedState(self.model, self.tokens[index], None if self.first is None else self.first[index])
+        if self.cache is not None:
+            new.cache = copy.deepcopy(self.cache)
+            new.cache.batch_select_indices(index)
+            new._logits = self.logits[index]
+        return new
+
+    def rewind(self, num_tokens: int) -> None:
+        """As `AttentionState.rewind`; what is left is read again, whatever kind of cache the model keeps."""
+        shortest = self.tokens.shape[1] - (0 if self.first is None else int(self.first.max()))
+        if not 0 <= num_tokens < shortest:
+            raise ValueError(f"rewind by {num_tokens} tokens: expected 0 to {shortest - 1}, one less than the shortest row has")
+        if num_tokens:
+            self.tokens, self.cache, self._logits = self.tokens[:, : self.tokens.shape[1] - num_tokens], None, None
+
+
+def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Pretrained:
+    """The model of a transformers folder. Raises BadInput where transformers is not installed, and for a folder that is missing, has no
+    config.json, has its weights in pickle files alone, needs code of its own, or is damaged."""
+    path = Path(folder)
+    where = str(folder)
+    if not path.is_dir():
+        raise BadInput(where, "a file" if path.exists() else "nothing there", "a folder with config.json and safetensors")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(where, "no config.json", "a transformers model folder") from None
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{where}/config.json", f"no JSON ({error})", "a transformers configuration") from None
+    if not isinstance(config, dict) or "auto_map" in config:
+        raise BadInput(f"{where}/config.json", "code of its own (auto_map)", "an architecture that transformers itself has")
+    if not list(path.glob("*.safetensors")):
+        found = "pickle files alone" if list(path.glob("*.bin")) else "no weights"
+        raise BadInput(where, found, "*.safetensors; transformers writes them: from_pretrained(FOLDER).save_pretrained(NEW)")
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        raise BadInput(where, "no transformers", "the package: pip install 'etude[hf]'") from None
+    try:
+        inner: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)
+    except Exception as error:  # of many kinds: each says in its own way that this folder is no such model
+        line = " ".join(str(error).split())
+        raise BadInput(where, f"{type(error).__name__}: {line[:160]}", "a causal language model that transformers can load") from error
+    names = path / "tokenizer.json"
+    tokenizer = BytePairs(FastTokenizer.from_file(str(names))) if names.exists() else None
+    return Pretrained(inner.to(device).eval(), tokenizer)
