@@ -26,8 +26,6 @@ def llama(**changes):
 def gpt2():
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "bos_token_id": 0, "eos_token_id": VOCAB - 1}
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=VOCAB, **sizes))
-        transformers.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=VOCAB - 1)
-    )
 
 
 @pytest.fixture(params=[llama, gpt2], scope="module")
