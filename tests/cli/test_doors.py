@@ -112,7 +112,7 @@ def test_show_tells_claims_registration_and_attempts(capsys: pytest.CaptureFixtu
     assert main(["show", slug]) == 0
     out = capsys.readouterr().out
     assert "It helps" in out
-    assert "+0.03 to +0.07" in out
+    assert "better by 0.05 [0.03, 0.07]" in " ".join(out.split())
     assert f"registered: {date}; attempts: 2, of which abandoned: 1" in out
     assert main(["show", slug, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -360,7 +360,7 @@ def test_a_record_with_an_endless_interval_is_shown(capsys: pytest.CaptureFixtur
     claim = {"text": "It helps", "verdict": "inconclusive", "estimate": 0.05, "interval": ["-Infinity", 0.07], "d": 0.01, "primary": True}
     record(evidence, ready(), claims=[claim])
     assert main(["show", ready()]) == 0
-    assert "-inf to +0.07" in capsys.readouterr().out
+    assert "better by 0.05 [-∞, 0.07]" in " ".join(capsys.readouterr().out.split())
 
 
 def test_rejudge_by_name(capsys: pytest.CaptureFixture[str], evidence: Path) -> None:

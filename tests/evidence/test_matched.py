@@ -63,5 +63,6 @@ def test_signs():
     slow = {"flops": [([1.0, 4.0], [2.0, 0.8])], "seconds": [([2.0, 8.0], [2.0, 0.8])]}
     matched = matched_effects(record_of(plain=plain, slow=slow))
     # at 4 s: 2 - 1.2 / 3 = 1.6 against 1
-    assert signs_differ(matched, ["plain", "slow"]) == ["the signs differ for slow: loss -0.2 at equal FLOPs, +0.6 at equal wall time"]
+    said = "the signs differ for slow: loss lower by 0.2 at equal FLOPs, higher by 0.6 at equal wall time"
+    assert signs_differ(matched, ["plain", "slow"]) == [said]
     assert signs_differ(matched, ["plain"]) == []

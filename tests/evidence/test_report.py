@@ -31,7 +31,10 @@ def test_the_table_says_effect_interval_and_cost(record):
     assert plain[:5] == ["plain", "2", "±", "2.5", "baseline"]  # t = 4.303, sd 1 over sqrt(3): 2.48
     assert plain[5:7] == ["1k", "100"]
     fast = next(line for line in lines if line.startswith("fast"))
-    assert "-0.5 [-0.748, -0.252]" in fast  # differences -0.5, -0.6, -0.4
+    assert "better by 0.5 [0.252, 0.748]" in fast  # differences -0.5, -0.6, -0.4
+    record["lower_is_better"] = False
+    fast = next(line for line in text_of(report.show, record).splitlines() if line.startswith("fast"))
+    assert "worse by 0.5 [0.252, 0.748]" in fast
     assert next(line for line in lines if line.startswith("ceiling (reference)"))
 
 
@@ -42,15 +45,25 @@ def test_verdicts_of_all_records_failures_included(record, tmp_path):
     place.record("torn").write_text("{")
     lines = report.verdict_table(place, {"bad": "A | B"}).splitlines()
     assert len(lines) == 4
-    effect = "0.267 [0.267, 0.267], d = 0.05, n = 3"
+    effect = "better by 0.267 [0.267, 0.267], d = 0.05, n = 3"
     assert lines[2] == f"| A \\| B | fast falls faster | **reversed** | {effect} | 100 tokens, 3 seeds | – |"
     assert lines[3].endswith("| 7B / 300B tokens, not tested here |")
 
 
-def test_amounts():
-    assert [report.amount(v) for v in (0, float("nan"), 12, 1234, 2.5e6, 3e9, 4.56e12, 7e15)] == [
-        "–", "–", "12", "1.23k", "2.5M", "3G", "4.56T", "7P",
-    ]  # fmt: skip
+def test_a_claim_and_the_table_say_the_same_of_the_same_numbers(record):
+    lines = text_of(report.show, record).splitlines()
+    row = next(line for line in lines if line.startswith("fast"))
+    claim = next(line for line in lines if line.startswith("primary"))
+    assert "better by 0.267 [0.267, 0.267]" in row
+    assert "(better by 0.267, 95 % interval [0.267, 0.267], d 0.05, n 3)" in claim
+    matched = [line for line in lines if line.startswith("fast") and "FLOPs" in line]
+    assert "loss better by 0.267 [0.267, 0.267]" in matched[0]
+
+
+def test_a_smoke_run_says_that_it_shows_nothing(record):
+    record = {**record, "scale": "smoke"}
+    record |= records.judged(record, [])
+    assert record["line"].startswith("no claims at 100 tokens (smoke: shows that everything runs, nothing about the method); paper: 7B")
 
 
 def test_figures_are_the_same_for_the_same_record(record):

@@ -113,6 +113,16 @@ def test_tolerance_is_per_claim_and_includes_its_edge():
     assert judge(data, [beats("new", equal=())])[0].verdict == "holds"
 
 
+def test_a_smoke_run_is_judged_though_it_spends_unequally_and_says_so():
+    """A handful of updates cannot come nearer to each other; what is wrong with the study itself still shows."""
+    data = {**record({"old": OLD, "new": GOOD}, flops={"new": [90, 90, 90]}), "scale": "smoke"}
+    (told,) = judge(data, [beats("new")])
+    assert told.verdict == "holds"
+    assert told.note == "unequal flops (-10.0 %, 'new' against 'old'), which would not be judged at another scale"
+    assert judge(data | {"scale": "quick"}, [beats("new")])[0].verdict.startswith("not judged: unequal flops")
+    assert judge(data, [beats("new", equal=("labels",))])[0].verdict.startswith("not judged: labels of 'old' not in the ledger")
+
+
 def test_work_that_only_one_arm_does_is_unequal_and_what_nobody_measured_is_not_equal():
     data = record({"old": OLD, "new": GOOD})
     for ledger in data["arms"]["new"]["ledger"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from etude.cli.browsing import Json
 from etude.cli.failures import FAILED
 from etude.cli.output import colored, console, print_json, table
 from etude.errors import BadInput
+
+if TYPE_CHECKING:
+    from etude.evidence.places import Place
 
 _STATE_COLORS = {"current": "green", "older": "green", "stale": "yellow", "unproven": "yellow", "broken": "red"}
 
@@ -29,6 +32,7 @@ def evidence(
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="With --verify: the seed to rerun, not the first.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke/--no-smoke", help="With --check: rerun the smoke scales too.")] = True,
     rejudge: Annotated[str, typer.Option("--rejudge", metavar="PAPER|all", help="Write its verdicts anew from its raw values.")] = "",
+    redraw: Annotated[str, typer.Option("--redraw", metavar="PAPER|all", help="Draw its figures anew from its record.")] = "",
     into: Annotated[Path | None, typer.Option("--into", metavar="FILE", help="Put the table of verdicts between FILE's marks.")] = None,
     json: Json = False,
 ) -> None:
@@ -45,7 +49,7 @@ def evidence(
 
         report.put_table(into, report.verdict_table(places.find(), {c.slug: f"{c.slug} ({c.family})" for c in cards()}))
         return
-    asked = [name for name, given in (("--check", check), ("--verify", verify), ("--rejudge", rejudge)) if given]
+    asked = [name for name, given in (("--check", check), ("--verify", verify), ("--rejudge", rejudge), ("--redraw", redraw)) if given]
     if len(asked) > 1:
         raise BadInput("etude evidence", " and ".join(asked), "one of them")
     if not verify and (arm or seed is not None):
@@ -54,6 +58,8 @@ def evidence(
         _verify(verify, arm or None, seed, json)
     elif rejudge:
         _rejudge(rejudge, json)
+    elif redraw:
+        _redraw(redraw, json)
     elif check:
         _check(smoke, json)
     else:
@@ -81,11 +87,10 @@ def _verify(paper: str, arm: str | None, seed: int | None, json: bool) -> None:
 def _rejudge(paper: str, json: bool) -> None:
     from etude.evidence import places
     from etude.evidence.derived import rejudge
-    from etude.papers.catalogue import card, load_study
+    from etude.papers.catalogue import load_study
 
     place = places.find()
-    slugs = place.recorded() if paper == "all" else [card(paper).slug]
-    changed = {slug: rejudge(load_study(slug), place) for slug in slugs}
+    changed = {slug: rejudge(load_study(slug), place) for slug in _slugs(paper, place)}
     if json:
         print_json(changed)
         return
@@ -93,6 +98,27 @@ def _rejudge(paper: str, json: bool) -> None:
         print(f"{slug}: " + ("written anew" if lines else "nothing to change"))
         for line in lines:
             print(f"  {line}")
+
+
+def _redraw(paper: str, json: bool) -> None:
+    from etude.evidence import places, plots
+    from etude.papers.catalogue import load_study
+
+    place = places.find()
+    done = {slug: plots.redraw(load_study(slug), place) for slug in _slugs(paper, place)}
+    if json:
+        print_json({slug: {"drawn": [*map(str, drawn)], "left": [*map(str, left)]} for slug, (drawn, left) in done.items()})
+        return
+    for slug, (drawn, left) in done.items():
+        print(f"{slug}: {len(drawn)} figures in {place.plots(slug)}")
+        for file in left:
+            print(f"  {file.name} belongs to no plot of the study, and was left as it is")
+
+
+def _slugs(paper: str, place: Place) -> list[str]:
+    from etude.papers.catalogue import card
+
+    return place.recorded() if paper == "all" else [card(paper).slug]
 
 
 def _check(smoke: bool, json: bool) -> None:

@@ -10,6 +10,7 @@ from rich.padding import Padding
 
 from etude.cli.output import colored, console, table
 from etude.cli.standing import history, standing
+from etude.evidence.wording import claim_effect
 from etude.papers.catalogue import FAMILIES, Card
 
 DEVIATION = ("what", "paper", "ours", "why", "expected_effect")
@@ -58,13 +59,10 @@ def _print_evidence(card: Card) -> None:
     out, found, past = console(), standing(card.slug), history(card.slug)
     if found:
         out.print(f"[bold]Evidence[/]  {colored(found.line)}")
-        grid = table("claim", "verdict", ">estimate", ">interval")
+        grid = table("claim", "verdict", "effect, with its interval")
         for claim in found.claims:
-            value, level = claim.get("estimate"), claim.get("level")
-            ends = " to ".join("?" if x is None else f"{x:+.4g}" for x in claim.get("interval") or ())
-            interval = ends + (f" ({100 * level:.4g} %)" if ends and level else "")
-            shown = f"{value:+.4g}" if isinstance(value, int | float) else ""
-            grid.add_row(escape(str(claim.get("text", ""))), colored(str(claim.get("verdict", ""))), shown, interval)
+            said = claim_effect({"estimate": None, "interval": None} | claim, level=True)
+            grid.add_row(escape(str(claim.get("text", ""))), colored(str(claim.get("verdict", ""))), escape(said))
         out.print(grid)
     if past["registered"] or past["attempts"]:
         out.print(f"registered: {past['registered'] or 'no'}; attempts: {past['attempts']}, of which abandoned: {past['abandoned']}")

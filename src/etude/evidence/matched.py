@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from etude.evidence.statistics import t_interval
+from etude.evidence.wording import HIGHER, effect
 
 QUANTITIES = ("flops", "seconds")
 TOLERANCE = 0.02  # relative; totals nearer than this count as equal
@@ -50,8 +51,8 @@ def signs_differ(matched: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) 
             continue
         if flops["estimate"] * seconds["estimate"] < 0:
             told.append(
-                f"the signs differ for {arm}: {flops['measure']} {flops['estimate']:+.4g} at equal FLOPs, "
-                f"{seconds['estimate']:+.4g} at equal wall time"
+                f"the signs differ for {arm}: {flops['measure']} {effect(flops['estimate'], None, HIGHER)} at equal FLOPs, "
+                f"{effect(seconds['estimate'], None, HIGHER)} at equal wall time"
             )
     return told
 

@@ -14,6 +14,7 @@ from etude.evidence import jobs
 from etude.evidence.matched import matched_effects, signs_differ
 from etude.evidence.study import Study
 from etude.evidence.verdict import judge, primary_of
+from etude.evidence.wording import remark
 
 if TYPE_CHECKING:
     from etude.evidence.claims import Claim
@@ -48,7 +49,7 @@ def verdicts(record: Mapping[str, Any], claims: Sequence[Claim]) -> dict[str, An
     """{"claims", "verdict", "line"} from the raw values alone: the primary claim's verdict, and its line with the sizes."""
     judged = judge(record, claims) if claims else []
     verdict = judged[primary_of(claims)].verdict if judged else "no claims"
-    line = f"{verdict} at {record['size']}"
+    line = f"{verdict} at {record['size']}" + (f" ({remark(record)})" if remark(record) else "")
     if record["paper_size"]:
         line += f"; paper: {record['paper_size']}, not tested there"
     if judged:

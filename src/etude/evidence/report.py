@@ -19,6 +19,7 @@ from etude.evidence.live import clock
 from etude.evidence.places import Place
 from etude.evidence.plan import Plan
 from etude.evidence.statistics import t_interval
+from etude.evidence.wording import BETTER, HIGHER, amount, claim_effect, effect, remark
 
 VERDICT_STYLES = {"holds": "bold green", "reversed": "bold red", "no effect": "yellow", "inconclusive": "yellow"}
 
@@ -34,7 +35,8 @@ def show(record: Mapping[str, Any], console: Console | None = None) -> None:
         console.print(matched)
     for claim in record["claims"]:
         console.print(claim_line(claim), soft_wrap=True)
-    console.print(Text.assemble("Verdict: ", (record["line"], VERDICT_STYLES.get(record["verdict"], "bold"))), soft_wrap=True)
+    style = "dim" if remark(record) else VERDICT_STYLES.get(record["verdict"], "bold")
+    console.print(Text.assemble("Verdict: ", (record["line"], style)), soft_wrap=True)
 
 
 def arms_table(record: Mapping[str, Any]) -> Table:
@@ -48,13 +50,13 @@ def arms_table(record: Mapping[str, Any]) -> Table:
     base = record["arms"].get(baseline)
     for name, arm in record["arms"].items():
         values = _values(arm["metrics"].get(headline, []))
-        effect = "baseline" if name == baseline else "–"
+        against = "baseline" if name == baseline else "–"
         if base is not None and name != baseline and headline in arm["metrics"]:
-            effect = _with_interval(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), signed=True)
+            against = _effect(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), record["lower_is_better"])
         marks = " (reference)" * arm["reference"] + f" ({sum(arm['diverged'])} diverged)" * any(arm["diverged"])
         cost = [amount(_total(arm["ledger"], q)) for q in ("flops", "tokens")]
         size = np.mean(arm["parameters"]) if any(arm["parameters"]) else math.nan
-        table.add_row(name + marks, _with_interval(values), effect, *cost, clock(float(np.mean(arm["seconds"]))), amount(float(size)))
+        table.add_row(name + marks, _with_interval(values), against, *cost, clock(float(np.mean(arm["seconds"]))), amount(float(size)))
     return table
 
 
@@ -72,18 +74,14 @@ def matched_table(record: Mapping[str, Any]) -> Table | None:
                 continue
             where = f"{amount(e['at'])} FLOPs" if quantity == "flops" else f"{e['at']:.3g} s"
             mark = f"{e['mid_schedule']} read mid-schedule" if e["mid_schedule"] else ""
-            effect = f"{e['measure']} {e['estimate']:+.4g} {_range(*e['interval'], signed=True)}"
-            table.add_row(arm, "FLOPs" if quantity == "flops" else "wall time", where, effect, mark)
+            table.add_row(arm, "FLOPs" if quantity == "flops" else "wall time", where, _matched_effect(record, e), mark)
     return table
 
 
 def claim_line(claim: Mapping[str, Any]) -> Text:
     """One claim: its verdict, its text, the estimate with its interval against d."""
-    numbers = ""
-    if claim["estimate"] is not None:
-        level = f"{100 * claim['level']:.3g} % interval"
-        interval = f", {level} {_range(*claim['interval'])}" if claim["interval"] is not None else ""
-        numbers = f" ({claim['estimate']:.4g}{interval}, d {claim['d']:g}, n {claim['n']})"
+    said = claim_effect(claim, level=True)
+    numbers = f" ({said}, d {claim['d']:g}, n {claim['n']})" if said else ""
     note = f" [{claim['note']}]" if claim.get("note") else ""
     rank = "primary  " if claim["primary"] else "secondary"
     verdict = claim["verdict"]
@@ -115,12 +113,10 @@ def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:
     for record in recorded(place, place.recorded()):
         slug = record["slug"]
         claim = next((c for c in record["claims"] if c["primary"]), None)
-        effect = "–"
-        if claim is not None and claim["estimate"] is not None:
-            effect = f"{claim['estimate']:.3g}" + (f" {_range(*claim['interval'])}" if claim["interval"] is not None else "")
-            effect += f", d = {claim['d']:g}, n = {claim['n']}"
+        said = claim_effect(claim) if claim is not None else ""
         cells = [
-            (titles or {}).get(slug, slug), claim["text"] if claim else "–", f"**{record['verdict']}**", effect,
+            (titles or {}).get(slug, slug), claim["text"] if claim else "–", f"**{record['verdict']}**",
+            f"{said}, d = {claim['d']:g}, n = {claim['n']}" if claim is not None and said else "–",
             f"{record['size']}, {len(record['seeds'])} seeds", f"{record['paper_size']}, not tested here" if record["paper_size"] else "–",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
@@ -152,16 +148,6 @@ def recorded(place: Place, slugs: Iterable[str]) -> list[dict[str, Any]]:
     return found
 
 
-def amount(value: float) -> str:
-    """1.23M, 4.5T; a dash for nothing."""
-    if not math.isfinite(value) or value == 0:
-        return "–"
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
-
-
 def _stdout() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=160)  # a pipe has no width; wrapped cells cannot be read
@@ -175,24 +161,32 @@ def _values(values: Sequence[float | None]) -> np.ndarray:
     return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def _with_interval(values: np.ndarray, signed: bool = False) -> str:
+def _with_interval(values: np.ndarray) -> str:
     values = values[np.isfinite(values)]
     if not len(values):
         return "–"
-    mean = f"{values.mean():{'+' if signed else ''}.4g}"
     if len(values) == 1:
-        return mean
+        return f"{values.mean():.4g}"
     low, high = t_interval(values)
-    return f"{mean} {_range(low, high, signed)}" if signed else f"{mean} ± {(high - low) / 2:.2g}"
+    return f"{values.mean():.4g} ± {(high - low) / 2:.2g}"
 
 
-def _range(low: float | None, high: float | None, signed: bool = False) -> str:
-    def end(value: float | None) -> str:
-        if value is None or math.isnan(value):
-            return "?"
-        return f"{value:{'+' if signed else ''}.3g}" if math.isfinite(value) else "∞" if value > 0 else "-∞"
+def _effect(differences: np.ndarray, lower_is_better: bool) -> str:
+    """Of paired differences, arm - baseline."""
+    gains = (-differences if lower_is_better else differences)[np.isfinite(differences)]
+    if not len(gains):
+        return "–"
+    return effect(float(gains.mean()), t_interval(gains) if len(gains) > 1 else None)
 
-    return f"[{end(low)}, {end(high)}]"
+
+def _matched_effect(record: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """As better or worse where the measure is the headline, whose good direction is known; else as higher or lower."""
+    value, ends, words = entry["estimate"], entry["interval"], HIGHER
+    if entry["measure"] == record["headline"]:
+        words = BETTER
+        if record["lower_is_better"]:
+            value, ends = -value, [-end for end in reversed(ends)]
+    return f"{entry['measure']} {effect(value, ends, words)}"
 
 
 def _bytes(value: int | None) -> str:

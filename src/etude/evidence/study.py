@@ -119,7 +119,12 @@ class Part:
 @dataclass(frozen=True, kw_only=True)
 class Plot:
     """A figure of the study. kind "curve": mean and t band over seeds of `Outcome.curves[curve]`, one line an arm;
-    "bars": metric by arm with intervals; "custom": `draw(axes, record)` where record is the loaded record (dict)."""
+    "bars": metric by arm with intervals; "custom": `draw(axes, record)` where record is the loaded record (dict).
+
+    title:  where it says "at equal FLOPs" (tokens, samples ...), that is held against the ledgers when it is drawn.
+    limits: between which values the quantity can lie: (0, 1) for a share, (0, inf) for a size. Intervals end there. None: 0 to 1
+            where all values are there and the name has no "loss" in it, otherwise none.
+    """
 
     title: str
     kind: str  # curve | bars | custom
@@ -127,6 +132,7 @@ class Plot:
     metric: str = ""
     log_x: bool = False
     log_y: bool = False
+    limits: tuple[float, float] | None = None
     draw: Callable[[Any, dict[str, Any]], None] | None = None
 
 

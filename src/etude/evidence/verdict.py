@@ -16,6 +16,7 @@ from etude.evidence import readings
 from etude.evidence.estimate import Estimate, NotJudged
 from etude.evidence.readings import Record
 from etude.evidence.statistics import holm_levels
+from etude.evidence.wording import remark
 
 if TYPE_CHECKING:
     from etude.evidence.claims import Claim
@@ -75,11 +76,15 @@ def check(claims: Sequence[Claim], reference: Mapping[str, bool]) -> None:
                                "arms within the budget; reference arms enter no equal-budget claim")  # fmt: skip
 
 
+class Unequal(NotJudged):
+    """What a claim holds equal was measured, and differs."""
+
+
 def audit(record: Record, claim: Claim) -> None:
-    """Raises NotJudged where an arm of the claim spent more or less than the baseline did, by over `claim.tolerance`.
+    """Raises Unequal where an arm of the claim spent more or less than the baseline did, by over `claim.tolerance`.
 
     Compared seed by seed against the baseline (the first arm, for claims without one); the worst seed decides, which bounds
-    the mean too. A quantity that a ledger does not hold is not equal: nobody measured it.
+    the mean too. A quantity that a ledger does not hold is not equal: nobody measured it (NotJudged).
     """
     against, *others = claim.arms_named
     for quantity in claim.equal:
@@ -90,7 +95,7 @@ def audit(record: Record, claim: Claim) -> None:
                 excess = 0.0 if one == other else (one / other - 1 if other else math.inf)
                 worst = max(worst, excess, key=abs)
             if abs(worst) > claim.tolerance * (1 + 1e-9):
-                raise NotJudged(f"unequal {quantity} ({100 * worst:+.1f} %, '{arm}' against '{against}')")
+                raise Unequal(f"unequal {quantity} ({100 * worst:+.1f} %, '{arm}' against '{against}')")
 
 
 def _diverged(record: Record, claim: Claim) -> list[str]:
@@ -103,7 +108,7 @@ def _diverged(record: Record, claim: Claim) -> list[str]:
 
 
 def _measure(record: Record, claim: Claim) -> tuple[Estimate | None, str, str]:
-    """(estimate, reason why it is not judged or "", note)."""
+    """(estimate, reason why it is not judged or "", note). A smoke run is judged though it spends unequally: the note says so."""
     try:
         estimate = claim.estimate(record)
         note = "; ".join([*estimate.notes, *_diverged(record, claim)])
@@ -114,7 +119,10 @@ def _measure(record: Record, claim: Claim) -> tuple[Estimate | None, str, str]:
     try:
         audit(record, claim)
     except NotJudged as reason:
-        return estimate, str(reason), note
+        if not (isinstance(reason, Unequal) and remark(record)):
+            return estimate, str(reason), note
+        # One update of a smoke run is more than any tolerance, and its verdict, which says that it shows nothing, is a rehearsal.
+        note = "; ".join(filter(None, [note, f"{reason}, which would not be judged at another scale"]))
     return estimate, "", note
 
 
