@@ -16,7 +16,7 @@ from etude.errors import BadInput
 from etude.learn import warmstart
 from etude.learn.finetune import Finetune
 from etude.learn.rows import CompletionSource
-from etude.learn.warmstart import warm_start
+from etude.learn.warmstart import kept, warm_start
 from etude.nn.transformer import TransformerConfig
 
 TOKENIZER = Characters("0123456789+=.")
@@ -104,3 +104,19 @@ def test_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="can be written"):
         base(tmp_path / "file")
+
+
+def test_anything_is_kept_under_what_it_was_made_of(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"weight": torch.arange(3.0), "count": len(calls)}
+
+    key, state = kept({"steps": 3, "what": "values"}, make, cache=tmp_path)
+    again, same_state = kept({"what": "values", "steps": 3}, make, cache=tmp_path)
+    assert (key, state["count"]) == (again, same_state["count"])
+    assert torch.equal(state["weight"], same_state["weight"])
+    other, different = kept({"steps": 4, "what": "values"}, make, cache=tmp_path)
+    assert other != key
+    assert different["count"] == len(calls) == 2

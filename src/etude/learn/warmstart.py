@@ -2,7 +2,8 @@
 
 A base is trained once and kept in the cache folder under the hash of all that it depends on: rows, sizes, settings, seed, this code
 and the libraries. Whoever asks for the same one gets the same bits. Its cost is the cost of its training, whether it was trained just now
-or came from the cache: a study charges it once a run, as the ledger's category "base:NAME".
+or came from the cache: a study charges it once a run, as the ledger's category "base:NAME". What else several runs share (a value model
+that all begin with) is `kept` in the same way.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -34,8 +35,8 @@ from etude.learn.finetune import Finetune
 from etude.learn.rows import CompletionSource, Text
 from etude.nn.transformer import Transformer, TransformerConfig
 
-COUNTED = ("engine", "nn", "data", "learn")
-"""Folders of code that a base's bits may depend on."""
+COUNTED = ("engine", "nn", "data", "generate", "learn")
+"""Folders of code that what is kept may depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,21 +81,34 @@ def warm_start(
     source = CompletionSource(rows, context=config.context, tokenizer=tokenizer, end=end, name=f"warm start {name}, row")
     made_of = {
         "config": asdict(config), "tokenizer": tokenizer.to_json(), "rows": _rows_hash(source), "end": end, "steps": steps,
-        "batch_size": min(batch_size, len(source)), "lr": lr, "seed": seed, "code": _code(),
-        "torch": torch.__version__, "numpy": np.__version__,
-        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "batch_size": min(batch_size, len(source)), "lr": lr, "seed": seed,
     }  # fmt: skip
-    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    folder = (cache or cache_folder() / "bases") / key
-    with _alone(folder):
-        try:
-            state = checkpoint.load(checkpoint.latest(folder)[0])
-        except BadInput:  # none yet, or one that was damaged
-            state = _teach(source, config, steps, min(batch_size, len(source)), lr, seed, progress)
-            checkpoint.save(folder, steps, state, keep=1)
+    size = min(batch_size, len(source))
+    key, state = kept(made_of, lambda: _teach(source, config, steps, size, lr, seed, progress), cache=cache)
     model = Transformer(config)
     model.load_state_dict(state["model"])
     return Base(name=name, key=key, model=model, ledger=Ledger.from_dict(state["ledger"]))
+
+
+def kept(made_of: Mapping[str, Any], make: Callable[[], dict[str, Any]], *, cache: Path | None = None) -> tuple[str, dict[str, Any]]:
+    """What `make()` gives, from the cache where it was made before: (its key, the state).
+
+    made_of: all that it depends on, as JSON; etude's code up to `learn`, the libraries and the instruction set are added here.
+    make:    gives tensors, arrays, numbers, texts, lists and dicts of them. cache: a folder; by default "bases" in the cache folder.
+    Two processes that want the same make it once: the second waits. Raises BadInput for a cache folder that cannot be written.
+    """
+    everything = {
+        **made_of, "code": _code(), "torch": torch.__version__, "numpy": np.__version__, "kernels": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+    key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+    folder = (cache or cache_folder() / "bases") / key
+    with _alone(folder):
+        try:
+            return key, checkpoint.load(checkpoint.latest(folder)[0])
+        except BadInput:  # none yet, or one that was damaged
+            state = make()
+            checkpoint.save(folder, 1, state, keep=1)
+            return key, state
 
 
 def _teach(

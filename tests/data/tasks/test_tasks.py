@@ -1,5 +1,6 @@
 import itertools
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from etude.data.tasks.answers import answer_of, whole_number
 from etude.data.tasks.countdown import Countdown
 from etude.data.tasks.expressions import NotAnExpression, evaluate
 from etude.data.tasks.strings import ConstrainedStrings
+from etude.data.tasks.traces import check_trace
 from etude.engine.protocols import Problem
 from etude.errors import BadInput
 
@@ -201,3 +203,40 @@ def test_bad_input():
         Countdown(operations="^")
     with pytest.raises(BadInput, match="index"):
         task("parity").problem(0, -1, 3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"operations": "+-*"}, {"each": "at most", "target": 30}])
+def test_countdown_writes_the_steps_to_its_own_answer_and_audits_working(settings):
+    countdown = task("countdown", **settings)
+    for level in (2, 3, 4):
+        for i in range(40):
+            problem = countdown.problem(5, i, level)
+            text = countdown.solution(problem)
+            assert text.endswith(f"> {problem.answer}")
+            if "each" not in settings:  # where not all numbers need be used, a search may be at its end before the answer is
+                assert check_trace(countdown, problem, text) == 0
+            assert countdown.audit(problem, text) == [True] * (len(text.split("\n")) - 1)
+            assert countdown.sound(problem, text)
+
+
+def test_countdown_audit_by_hand():
+    countdown = task("countdown")
+    problem = replace(
+        countdown.problem(0, 0, 3), prompt="", answer="(3+4)*5", data={**countdown.problem(0, 0, 3).data, "numbers": [3, 4, 5]}
+    )
+    problem = replace(problem, data={**problem.data, "target": 35})
+    assert countdown.audit(problem, "4+3=7\n7*5=35\n> (3+4)*5") == [True, True]
+    assert countdown.sound(problem, "4+3=7\n7*5=35\n> (3+4)*5")
+    # A right expression after wrong working: a wrong sum, a number that is not left, a line that is no step.
+    for text, audited in (
+        ("4+3=8\n8*5=40\n> (3+4)*5", [False, False]),
+        ("4+3=7\n4*5=20\n> (3+4)*5", [True, False]),
+        ("hm\n4+3=7\n7*5=35\n> (3+4)*5", [False, True, True]),
+        ("5*4=20\n20+3=23\n> (3+4)*5", [True, True]),
+        ("> (3+4)*5", []),
+    ):
+        assert countdown.verify(problem, text) == 1.0
+        assert countdown.audit(problem, text) == audited
+        assert not countdown.sound(problem, text)
+    with pytest.raises(BadInput, match="answer: found '1'"):
+        countdown.solution(replace(problem, answer="1"))

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from etude.data.tasks.answers import MARK, with_working
 from etude.data.tasks.expressions import NotAnExpression, evaluate
 from etude.data.tasks.family import Family
+from etude.engine.protocols import Problem
 from etude.errors import BadInput
 
 Item = tuple[int, str]
@@ -62,6 +64,42 @@ class Countdown(Family):
         given, used = Counter(data["numbers"]), Counter(numbers)
         fits = used == given if data["each"] == "exactly" else used <= given
         return fits and set(operations) <= set(data["operations"]) and value == Fraction(data["target"])
+
+    def solution(self, problem: Problem) -> str:
+        """The steps that lead to the problem's own answer, one a line, then the answer."""
+        steps = self._steps_to(problem.data, self.root(problem.data), problem.answer)
+        if steps is None:
+            raise BadInput(f"problem {problem.id}, answer", repr(problem.answer), "one that this task has drawn")
+        return with_working(steps, problem.answer)
+
+    def _steps_to(self, data: Mapping[str, Any], state: tuple[Item, ...], answer: str) -> list[str] | None:
+        if self.solved(data, state) and any(written == answer for _, written in state):
+            return []
+        for step, after in self.moves(data, state):
+            if all(written in answer for _, written in set(after) - set(state)):  # a part of the answer, or no step towards it
+                rest = self._steps_to(data, after, answer)
+                if rest is not None:
+                    return [step, *rest]
+        return None
+
+    def audit(self, problem: Problem, response: str) -> list[bool]:
+        """For each line of working, in order: whether it is a step on two numbers left, computed rightly."""
+        return self._replay(problem, response)[0]
+
+    def sound(self, problem: Problem, response: str) -> bool:
+        """Whether the answer is right, every step valid, and the target reached by them."""
+        steps, state = self._replay(problem, response)
+        return self.verify(problem, response) == 1.0 and all(steps) and self.solved(problem.data, state)
+
+    def _replay(self, problem: Problem, response: str) -> tuple[list[bool], tuple[Item, ...]]:
+        state, found = self.root(problem.data), []
+        for line in response.strip().split("\n"):
+            if line.startswith(MARK):
+                break
+            after = next((after for step, after in self.moves(problem.data, state) if step == line.strip(" ")), None)
+            found.append(after is not None)
+            state = state if after is None else after
+        return found, state
 
     # The search tree (`traces.Search`)
     def root(self, data: Mapping[str, Any]) -> tuple[Item, ...]:
