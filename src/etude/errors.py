@@ -21,12 +21,30 @@ class BadInput(Exception):
     def __str__(self) -> str:
         return f"{self.where}: found {self.found}, expected {self.expected}"
 
+    def at(self, where: str) -> BadInput:
+        """The same at another place: what one part calls `schedule.warmup`, its user may have written elsewhere."""
+        return BadInput(where, self.found, self.expected)
+
+
+def nearest(found: str, known: Iterable[str]) -> str | None:
+    """The name among `known` that `found` most likely meant, if any is near."""
+    near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)
+    return near[0] if near else None
+
 
 def one_of(where: str, found: str, known: Iterable[str], *, show: int = 12) -> BadInput:
     """The error for a name that is not among `known`: proposes the nearest one, or lists the first `show`."""
     names = list(known)
-    near = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
+    near = nearest(found, names)
     if near:
-        return BadInput(where, f"'{found}'", f"a known name; did you mean '{near[0]}'?")
+        return BadInput(where, f"'{found}'", f"a known name; did you mean '{near}'?")
     listed = ", ".join(names[:show]) + (" ..." if len(names) > show else "")
     return BadInput(where, f"'{found}'", f"one of {listed}" if names else "a known name (there are none)")
+
+
+def choice(where: str, found: str, words: Iterable[str]) -> BadInput:
+    """The error for a word that is none of a few: lists them all, and proposes the nearest one."""
+    listed = list(words)
+    near = nearest(found, listed)
+    every = f"{', '.join(listed[:-1])} or {listed[-1]}" if len(listed) > 1 else "".join(listed)
+    return BadInput(where, f"'{found}'", every + (f"; did you mean '{near}'?" if near else ""))

@@ -148,5 +148,5 @@ def test_what_a_user_has_becomes_a_stream(tmp_path):
     ready = DataStream(source(), 4, 0)
     assert stream_of(ready, 4, 0) is ready
     assert source_of(ready.source) is ready.source
-    with pytest.raises(BadInput, match="data: found a int"):
+    with pytest.raises(BadInput, match="data: found 3, expected"):
         source_of(3)

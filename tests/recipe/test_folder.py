@@ -86,13 +86,54 @@ def test_resuming_a_killed_run_on_other_data_is_refused_and_nothing_lost(here, c
     methods = "methods=[{use='q'}]"
     assert main(["train", "r.toml", "data.text=b.txt", "data.batch=4", methods, "--resume"]) == 2
     said = capsys.readouterr().err
-    assert said == (
-        "error: r.toml: found data.text = 'b.txt', data.batch = 4, expected data.text = 'a.txt', data.batch = 8, as in run/recipe.toml\n"
-    )
+    found, expected = ("data.text = 'b.txt', data.batch = 4", "data.text = 'a.txt', data.batch = 8")
+    assert said == f"error: command line: found {found}, expected {expected}, as in run/recipe.toml\n"
     (here / "a.txt").write_text((here / "b.txt").read_text())
     with pytest.raises(BadInput, match=r"data, sources..sha256: found '.*, as in run/data.json: the data of the run being resumed"):
         train_recipe("r.toml", resolve=lambda slug: {"Quiet": building.Method}, overrides=(methods,), resume=True, quiet=True)
     assert hashes(here / "run") == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_does_not_block_the_next(here, capsys):
+    killed(0)
+    assert main(["train", "r.toml", "optimizer.lr=0.01", "budget.steps=2"]) == 0
+    assert load("run/recipe.toml").optimizer.lr == 0.01
+    assert main(["train", "r.toml", "optimizer.lr=0.02", "budget.steps=2"]) == 2
+    assert "run: found a run already" in capsys.readouterr().err
+    assert load("run/recipe.toml").optimizer.lr == 0.01
+
+
+def test_a_refused_method_leaves_nothing_and_its_line_stands_alone(here, capsys):
+    for changes, line in (
+        (["model.kind=gru", "methods=[{use='stacking'}]"], "command line, methods.0: found a RecurrentLM, expected a model whose layers"),
+        (["methods=[{use='stacking', warmup=-3}]"], "command line, methods.0.warmup: found -3.0, expected a share of the budget"),
+        (["methods.0.use=cyclical-curriculum", "methods.0.scores=[1, 2]"], "command line, methods.0.scores: found 2 of them, expected one"),
+        (["methods.0.use=stakcing"], "command line, methods.0.use: found 'stakcing', expected a known name; did you mean 'stacking'?"),
+        (["data.corpus=kjvv"], "command line, data.corpus: found 'kjvv', expected a known name; did you mean 'kjv'?"),
+        (["run.device=cuda:9"], "command line, run.device: found 'cuda:9', which this machine does not have, expected"),
+    ):
+        assert main(["train", "r.toml", *changes]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {line}")
+        assert said.count("\n") == 1
+        assert not Path("run").exists()
+    assert main(["train", "r.toml", "budget.steps=2"]) == 0
+    assert "parameters, on cpu, into run" in capsys.readouterr().err
+
+
+def test_a_text_that_is_too_short_is_named_with_the_share_held_out(here, capsys):
+    for size, changes, line in (
+        (
+            15,
+            [],
+            "c.txt: found 13 tokens for training (data.held_out = 0.1 of the text is measured on), expected at least one window of 17",
+        ),
+        (100, [], "c.txt: found 10 tokens held out (data.held_out = 0.1 of the text is measured on), expected at least one window of 17"),
+        (100, ["data.held_out=0.2"], "c.txt: found 4 windows of 16 tokens for training (data.held_out = 0.2 of the text is measured on)"),
+    ):
+        Path("c.txt").write_text("x" * size)
+        assert main(["train", "r.toml", "data.text=c.txt", *changes]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {line}")
 
 
 def test_where_a_run_is_computed_may_change(here):
@@ -110,10 +151,10 @@ def test_where_a_run_is_computed_may_change(here):
 
 def test_errors_name_the_recipe_and_the_key(here, capsys):
     for changes, message in (
-        (["methods=[{use='stacking', at='x'}]"], "error: r.toml, methods[0].at: found 'x', expected a number"),
-        (["model.heads=3"], "error: r.toml, model.heads: found 3, expected a number that divides"),
+        (["methods=[{use='stacking', at='x'}]"], "error: command line, methods.0.at: found 'x', expected a number"),
+        (["model.heads=3"], "error: command line, model.heads: found 3, expected a number that divides"),
         (["data.text=none.txt"], "error: none.txt: found no such file"),
-        (["sampler.kind=online"], "error: r.toml, sampler.kind: found 'online'"),
+        (["sampler.kind=online"], "error: command line, sampler.kind: found 'online'"),
     ):
         assert main(["train", "r.toml", *changes]) == 2
         assert message in capsys.readouterr().err

@@ -49,8 +49,6 @@ def recipe(tmp_path):
 @pytest.mark.parametrize("tokenizer", ["byte", "character", "bpe"])
 def test_every_model_trains_on_every_tokenizer(recipe, tmp_path, model, tokenizer):
     changes = (f"model.kind={model}", f"data.tokenizer={tokenizer}", "data.vocab=300")
-    if model != "transformer":
-        recipe.write_text(recipe.read_text().replace("heads = 2\n", ""))
     summary = train_recipe(recipe, resolve=resolve, overrides=changes, quiet=True)
     assert summary["steps"] == 6
     assert np.isfinite(summary["metrics"]["held-out/loss"])
@@ -66,7 +64,7 @@ def test_a_run_is_not_overwritten_and_a_finished_one_resumes_to_its_end(recipe, 
     again = train_recipe(recipe, resolve=resolve, resume=True, quiet=True)
     assert again["steps"] == 6
     assert again["resumed_from"] == "step-000000006"
-    with pytest.raises(BadInput, match=r"r.toml: found model.width = 16, expected model.width = 8, as in .*run/recipe.toml"):
+    with pytest.raises(BadInput, match=r"command line: found model.width = 16, expected model.width = 8, as in .*run/recipe.toml"):
         train_recipe(recipe, resolve=resolve, overrides=("model.width=16",), resume=True, quiet=True)
     for file in (tmp_path / "run" / "checkpoints").glob("*/tensors.safetensors"):
         file.write_bytes(file.read_bytes()[:-9])
@@ -119,7 +117,7 @@ def test_python_use_on_any_module_and_data(tmp_path):
     assert real.steps == 4
     with pytest.raises(BadInput, match="both budget and epochs"):
         etude.train(model, (x, y), budget=etude.Budget(steps=1), epochs=1)
-    with pytest.raises(BadInput, match="a list"):
+    with pytest.raises(BadInput, match=r"etude.train, data: found \[1, 2, 3\], expected"):
         etude.train(model, [1, 2, 3])
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from etude.data import extraction
 from etude.data.splits import SPLITS
 from etude.data.tokens import TokenCorpus, TokenWriter
+from etude.engine.arguments import typed
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
 
@@ -141,6 +142,7 @@ def text_bytes(name: str) -> bytes:
     return data
 
 
+@typed("etude.corpus, ")
 def corpus(name: str, split: str = "train", tokenizer: str = "byte") -> Corpus:
     """One split of a corpus. A composite is its parts one after another, each cut to the length of the shortest.
 

@@ -51,7 +51,7 @@ def _write(folder: Path, text: TextFile, tokenizer: Tokenizer, part: int, held_o
         if folder.exists():  # another process was quicker, and wrote the same
             return
         if error.where == str(folder) and error.found == "no tokens":
-            raise BadInput(str(text.path), f"nothing for the part '{PARTS[part]}'", "a longer text, or another share held out") from None
+            raise BadInput(str(text.path), f"nothing for the part '{PARTS[part]}'", "a longer text, or another data.held_out") from None
         raise
 
 

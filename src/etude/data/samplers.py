@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from etude.engine.arguments import shown, typed
 from etude.engine.protocols import Feedback, Labelled, Score, Source
 from etude.engine.streams import numpy_rng
 from etude.errors import BadInput
@@ -34,6 +35,7 @@ class SamplerBase:
 class Shuffle(SamplerBase):
     """Every sample once, in a seeded order; or as many draws with replacement."""
 
+    @typed("sampler.")
     def __init__(self, replacement: bool = False) -> None:
         self.replacement = replacement
 
@@ -58,8 +60,13 @@ def draw_without_replacement(weights: np.ndarray, size: int, rng: np.random.Gene
 
 
 def check_weights(weights: Any) -> np.ndarray:
-    """As float64 [N]. Raises BadInput where one is negative or not finite, or all are zero."""
-    weights = np.asarray(weights, dtype=np.float64)
+    """As float64 [N]. Raises BadInput where they are no such array, one is negative or not finite, or all are zero."""
+    try:
+        weights = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput("sampler.weights", shown(weights), "numbers >= 0, one a sample") from error
+    if weights.ndim != 1 or not len(weights):
+        raise BadInput("sampler.weights", f"numbers of shape {list(weights.shape)}", "one row of numbers >= 0, one a sample")
     if not np.isfinite(weights).all():
         at = int(np.flatnonzero(~np.isfinite(weights))[0])
         raise BadInput("sampler.weights", f"{weights[at]} at {at}", "finite numbers")
@@ -73,7 +80,8 @@ def check_weights(weights: Any) -> np.ndarray:
 class WeightedDraw(SamplerBase):
     """Each stage draws `share` of the samples without replacement, with probability proportional to `weights` [N]."""
 
-    def __init__(self, weights: np.ndarray, share: float = 1.0) -> None:
+    @typed("sampler.")
+    def __init__(self, weights: Any, share: float = 1.0) -> None:
         if not 0 < share <= 1:
             raise BadInput("sampler.share", repr(share), "a share above 0 and at most 1")
         self.weights, self.share = check_weights(weights), share
@@ -93,12 +101,13 @@ class OnlineMixture(SamplerBase):
     the last. history: the proportions of every stretch so far.
     """
 
+    @typed("sampler.")
     def __init__(
         self,
         weigh: Callable[[np.ndarray], np.ndarray],
         update_every: int = 512,
         smoothing: float = 0.5,
-        initial: np.ndarray | None = None,
+        initial: Any = None,
     ) -> None:
         if update_every < 1:
             raise BadInput("sampler.update_every", repr(update_every), "a whole number >= 1")
@@ -169,7 +178,8 @@ class OnlineMixture(SamplerBase):
 class FixedMixture(OnlineMixture):
     """Domains in fixed proportions, `update_every` samples a stage; within a domain as `OnlineMixture`. weights: [K]."""
 
-    def __init__(self, weights: np.ndarray, update_every: int = 512) -> None:
+    @typed("sampler.")
+    def __init__(self, weights: Any, update_every: int = 512) -> None:
         super().__init__(lambda losses: np.asarray(weights), update_every, initial=weights)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from etude.engine.arguments import check, shown
 from etude.errors import BadInput
 
 
@@ -56,6 +57,7 @@ class WindowSource:
         # A plain array over a memory map: indexing the memmap class costs several times as much.
         self.tokens, self.context = np.asarray(getattr(tokens, "tokens", tokens)), context
         self.vocab = vocab if vocab is not None else getattr(tokens, "vocab", None)
+        check("context", context, int)
         if context < 1:
             raise BadInput("context", repr(context), "a whole number >= 1")
         if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
@@ -167,7 +169,7 @@ def _as_tensor(name: str, values: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"data.{name}", f"a {type(values).__name__} that is no array", "a tensor or an array of numbers") from error
+        raise BadInput(f"data.{name}", f"{shown(values)} that is no array", "a tensor or an array of numbers") from error
     if tensor.dtype == torch.float64:
         return tensor.float()
     return tensor.long() if name == "y" and not tensor.is_floating_point() else tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from etude.data.packing import PackedSource
 from etude.data.samplers import Shuffle
 from etude.data.sources import MappedSource, TensorSource, WindowSource
 from etude.data.tokens import TokenCorpus
+from etude.engine.arguments import check, shown, typed
 from etude.engine.identity import describe, describe_source
 from etude.engine.protocols import Batch, Feedback, Sampler, Score, Source, Stage, Stream
 from etude.engine.streams import numpy_rng
@@ -29,6 +30,7 @@ class DataStream:
     samples that do not exist.
     """
 
+    @typed("")
     def __init__(
         self,
         source: Source,
@@ -40,8 +42,11 @@ class DataStream:
         drop_last: bool = False,
         name: str = "data",
     ) -> None:
-        if batch_size < 1:
-            raise BadInput("batch_size", repr(batch_size), "a whole number >= 1")
+        for what, value in {"batch_size": batch_size, "num_epochs": num_epochs}.items():
+            if value is not None and value < 1:
+                raise BadInput(what, repr(value), "a whole number >= 1")
+        if seed < 0:
+            raise BadInput("seed", repr(seed), "a whole number >= 0")
         if drop_last and len(source) < batch_size:
             if isinstance(source, WindowSource):
                 least = f"at least {batch_size * source.context + 1}, one batch of {batch_size} windows of {source.context}"
@@ -116,30 +121,61 @@ class DataStream:
             self._plan = self._make_plan()
 
 
+KINDS = "(x, y), tensors by name, a path, token ids or an indexable data set"
+"""What `source_of` takes."""
+
+
 def source_of(data: Any, context: int = 128) -> Source:
     """What a user has, as a source.
 
     A source as it is; (x, y) arrays or tensors; a dict of them; a text file's path (as bytes, memory-mapped), the path
     of a folder of memory-mapped tokens (`TokenWriter`), a corpus or a one-dimensional array of token ids (windows of
     `context`); a data set with `__len__` and `__getitem__`.
-    Raises BadInput for anything else.
+    Raises BadInput for anything else, and for a text too short for one window, naming the file.
     """
-    if hasattr(data, "get") and hasattr(data, "__len__") and not isinstance(data, Mapping):
-        return data
+    check("context", context, int)
     if isinstance(data, Mapping):
+        wrong = next((name for name in data if not isinstance(name, str)), None)
+        if wrong is not None:
+            raise BadInput("data", f"{shown(wrong)} as a name", "tensors by name, such as x and y")
         return TensorSource(**data)
     if isinstance(data, (str, Path)):
-        from etude.data.encoding import text_tokens
-
-        path = Path(data)
-        return WindowSource(TokenCorpus.open(path) if path.is_dir() else text_tokens(path), context)
-    if isinstance(data, tuple) and len(data) == 2:
+        if not str(data).strip():
+            raise BadInput("data", "an empty path", "a text file, or a folder of memory-mapped tokens")
+        return _from_path(Path(data), context)
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise BadInput("data", f"{len(data)} values", "(x, y), or a dict of more named tensors")
         return TensorSource(x=data[0], y=data[1])
     if hasattr(data, "tokens") or (isinstance(data, (np.ndarray, torch.Tensor)) and data.ndim == 1):
         return WindowSource(data, context)
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, list):
-        return MappedSource(data)
-    raise BadInput("data", f"a {type(data).__name__}", "(x, y), tensors by name, a path, token ids or an indexable data set")
+    if not isinstance(data, (type, list, str, bytes)) and hasattr(data, "__len__"):
+        if callable(getattr(data, "get", None)):
+            if _gives_tensors(data):
+                return cast(Source, data)
+        elif hasattr(data, "__getitem__"):
+            return MappedSource(data)
+    raise BadInput("data", shown(data), KINDS)
+
+
+def _from_path(path: Path, context: int) -> Source:
+    from etude.data.encoding import text_tokens
+
+    tokens = TokenCorpus.open(path) if path.is_dir() else text_tokens(path)
+    if len(tokens.tokens) < context + 1:
+        raise BadInput(str(path), f"{len(tokens.tokens)} tokens", f"at least one window of {context + 1}")
+    return WindowSource(tokens, context)
+
+
+def _gives_tensors(source: Any) -> bool:
+    """Whether something with `get` and a length is a source, and no data frame, say."""
+    try:
+        rows = source.get(np.zeros(1, dtype=np.int64)) if len(source) else {}
+    except BadInput:
+        raise
+    except Exception:
+        return False
+    return isinstance(rows, Mapping) and all(isinstance(name, str) and isinstance(v, torch.Tensor) for name, v in rows.items())
 
 
 def stream_of(

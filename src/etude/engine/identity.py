@@ -74,5 +74,32 @@ def digests(parts: Mapping[str, Any]) -> dict[str, str]:
     return {k: hashlib.sha256(json.dumps(v, sort_keys=True, default=str).encode()).hexdigest()[:16] for k, v in parts.items()}
 
 
+def difference(there: Any, here: Any) -> str:
+    """In brackets, the first values that differ between two descriptions and where they stand; empty where nothing is known."""
+    ours, theirs = flat(here), flat(there)
+    differing = [k for k in dict.fromkeys((*theirs, *ours)) if theirs.get(k, "nothing") != ours.get(k, "nothing")]
+    if there is None or not differing:
+        return ""
+    told = [f"{k + ': ' if k else ''}{_short(theirs.get(k, 'nothing'))}, here {_short(ours.get(k, 'nothing'))}" for k in differing[:3]]
+    more = [f"{len(differing) - 3} more"] * (len(differing) > 3)
+    return f" ({'; '.join(told + more)})"
+
+
+def flat(told: Any, at: str = "") -> dict[str, Any]:
+    """Every plain value of a description by its dotted key; entries of lists of tables or lists by number."""
+    if isinstance(told, Mapping):
+        pairs = [(str(k), v) for k, v in told.items()]
+    elif isinstance(told, list) and any(isinstance(v, (Mapping, list)) for v in told):
+        pairs = [(str(i), v) for i, v in enumerate(told)]
+    else:
+        return {at: told}
+    return {k: v for name, value in pairs for k, v in flat(value, f"{at}.{name}" if at else name).items()}
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 40 else f"{text[:36]}..."
+
+
 def _name(thing: Any) -> str:
     return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from etude.engine.arguments import check
 from etude.errors import BadInput, one_of
 
 CATEGORIES = ("train", "generate", "judge", "prepare", "tune", "steer")
@@ -68,18 +69,27 @@ class Budget:
     def __init__(self, *, weights: Mapping[str, float] | None = None, limit: float | None = None, **one: float) -> None:
         if weights is None:
             if len(one) != 1:
-                raise BadInput("budget", ", ".join(one) or "nothing", "one quantity, such as tokens=1_000_000")
+                raise BadInput("budget", " and ".join(one) or "nothing", "one quantity, such as tokens=1_000_000")
+            if limit is not None:
+                raise BadInput("budget.limit", "it without weights", "one quantity alone, or limit and weights")
             ((quantity, limit),) = one.items()
             _known("budget", quantity)
-            weights = {quantity: 1.0}
+            weights, where = {quantity: 1.0}, f"budget.{quantity}"
         else:
+            if one:
+                raise BadInput("budget", f"weights and {', '.join(one)}", "one quantity, or limit and weights")
+            where = "budget.limit"
+            check("budget.weights", weights, Mapping[str, float])
+            if not weights:
+                raise BadInput("budget.weights", "nothing", "at least one quantity and its weight")
+            for name, weight in weights.items():
+                _known("budget.weights", name)
+                if not weight > 0:
+                    raise BadInput(f"budget.weights.{name}", repr(weight), "a number > 0")
             quantity = " + ".join(f"{w:g} {q}" for q, w in weights.items())
+        check(where, limit, float)
         if limit is None or not limit > 0:
-            raise BadInput(f"budget.{quantity}", repr(limit), "a number > 0")
-        for name, weight in weights.items():
-            _known("budget.weights", name)
-            if not weight > 0:
-                raise BadInput(f"budget.weights.{name}", repr(weight), "a number > 0")
+            raise BadInput(where, repr(limit), "a number > 0")
         object.__setattr__(self, "quantity", quantity)
         object.__setattr__(self, "limit", float(limit))
         object.__setattr__(self, "weights", dict(weights))

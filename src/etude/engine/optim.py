@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from etude.engine.arguments import check_fields
 from etude.errors import BadInput
 
 Named = dict[str, nn.Parameter]
@@ -21,11 +22,21 @@ class OptimizerSpec(Protocol):
     def build(self, parameters: Named) -> dict[str, Optimizer]: ...
 
 
-def _check(lr: float, weight_decay: float) -> None:
-    if not lr > 0:
-        raise BadInput("optimizer.lr", repr(lr), "a number > 0")
-    if weight_decay < 0:
-        raise BadInput("optimizer.weight_decay", repr(weight_decay), "a number >= 0")
+def _check(spec: Any) -> None:
+    """Types from the hints (finite numbers among them), then the ranges that torch's own optimizers take."""
+    check_fields(spec, "optimizer.")
+    if not spec.lr > 0:
+        raise BadInput("optimizer.lr", repr(spec.lr), "a number > 0")
+    if spec.weight_decay < 0:
+        raise BadInput("optimizer.weight_decay", repr(spec.weight_decay), "a number >= 0")
+    shares = {f"betas[{i}]": beta for i, beta in enumerate(getattr(spec, "betas", ()))} | {"momentum": getattr(spec, "momentum", 0.0)}
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise BadInput(f"optimizer.{name}", repr(share), "a number from 0 to below 1")
+    if getattr(spec, "eps", 1.0) <= 0:
+        raise BadInput("optimizer.eps", repr(spec.eps), "a number > 0")
+    if getattr(spec, "nesterov", False) and not spec.momentum:
+        raise BadInput("optimizer.nesterov", "True without momentum", "a momentum above 0 with it")
 
 
 def _groups(parameters: Named, weight_decay: float) -> list[dict[str, object]]:
@@ -47,7 +58,7 @@ class AdamW:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(self.lr, self.weight_decay)
+        _check(self)
 
     def build(self, parameters: Named) -> dict[str, Optimizer]:
         groups = _groups(parameters, self.weight_decay)
@@ -64,7 +75,7 @@ class SGD:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.lr, self.weight_decay)
+        _check(self)
 
     def build(self, parameters: Named) -> dict[str, Optimizer]:
         groups = _groups(parameters, self.weight_decay)
@@ -86,7 +97,7 @@ class Muon:
     is_hidden: Callable[[str, nn.Parameter], bool] | None = None
 
     def __post_init__(self) -> None:
-        _check(self.lr, self.weight_decay)
+        _check(self)
 
     def build(self, parameters: Named) -> dict[str, Optimizer]:
         hidden = self.is_hidden or (lambda name, p: p.ndim == 2 and "embed" not in name and "head" not in name)

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from etude.engine.arguments import typed
+
 if TYPE_CHECKING:
-    from etude.engine.trainer import Run
+    from etude.engine.run import Run
 
 Metrics = dict[str, float]
 
@@ -307,6 +309,7 @@ class Method:
     per_parameter_state: keeps something per parameter, and so must implement `replaced` to run beside a growing method.
     variable_flops: its hooks do work that differs from step to step, so that every step is counted anew.
     All state that outlives a step goes through `state_dict`: tensors, numbers, strings, lists and dicts of them.
+    A constructor's arguments are held against its signature and hints before it runs (`arguments.typed`): it checks ranges alone.
     """
 
     slots: tuple[str, ...] = ()
@@ -314,6 +317,11 @@ class Method:
     sharded: bool = True
     per_parameter_state: bool = False
     variable_flops: bool = False
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__init__" in vars(cls):
+            cls.__init__ = typed(inside=True)(cls.__init__)  # type: ignore[method-assign]
 
     @property
     def name(self) -> str:

@@ -1,8 +1,8 @@
-"""`Run`: what one training run is at a moment, as its methods see it. And `Hooks`, which calls them in order."""
+"""`Run`: what one training run is at a moment, as its methods see it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -11,77 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from etude.engine.arguments import check, shown
 from etude.engine.flops import FlopCounter
+from etude.engine.hooks import Hooks
 from etude.engine.ledger import Budget, Ledger
+from etude.engine.mismatch import MISMATCHES, explained
 from etude.engine.optim import OptimizerSpec, selected
-from etude.engine.protocols import CHANGE, HOW, SLOTS, Batch, Mapping_, Method, Metrics, Objective, Output, Sampler, Stage, Stream, Varying
+from etude.engine.protocols import HOW, Batch, Mapping_, Method, Metrics, Objective, Output, Sampler, Stage, Stream, Varying
 from etude.engine.schedule import Schedule, to_state
 from etude.engine.streams import derive, generator, global_streams, numpy_rng
 from etude.errors import BadInput, one_of
 
 if TYPE_CHECKING:
     from etude.engine.metrics import MetricsLog
-
-EVENTS = (
-    "start", "stop", "stage_start", "stage_end", "batch", "forward", "loss", "backward",
-    "gradients", "clipped", "update", "updated", "evaluate", "replaced",
-)  # fmt: skip
-
-
-class Hooks:
-    """The methods' overridden events, each list in declared phase order. Checks the exclusive slots when made."""
-
-    def __init__(self, methods: Sequence[Method]) -> None:
-        self.methods = list(methods)
-        names = [m.name for m in methods]
-        for name in names:
-            if names.count(name) > 1:
-                raise BadInput("methods", f"{name} twice", "each method once")
-        owner: dict[str, str] = {}
-        for method in methods:
-            for slot in method.slots:
-                if slot not in SLOTS:
-                    raise one_of(f"{method.name}.slots", slot, SLOTS)
-                if slot in owner:
-                    raise BadInput(
-                        "methods", f"{owner[slot]} and {method.name}, which both own '{slot}' ({SLOTS[slot]})", "one owner of a slot"
-                    )
-                owner[slot] = method.name
-        for method in methods:
-            if type(method).update is not Method.update and "optimizer_step" not in method.slots:
-                raise BadInput(
-                    f"{method.name}.slots", "no 'optimizer_step', though it takes the optimizer's step", "the slot of what it does"
-                )
-        self.owner = owner
-        if "surgery" in owner:
-            for method in methods:
-                if method.per_parameter_state and type(method).replaced is Method.replaced:
-                    raise BadInput(
-                        "methods",
-                        f"{owner['surgery']}, which replaces the model, with {method.name}, whose state per parameter would be lost",
-                        "a method that implements `replaced`",
-                    )
-        self.lists: dict[str, list[Callable[..., Any]]] = {}
-        for event in EVENTS:
-            overriding = [m for m in methods if getattr(type(m), event) is not getattr(Method, event)]
-            overriding.sort(key=lambda m: (m.phases.get(event, CHANGE), m.name))
-            self.lists[event] = [getattr(m, event) for m in overriding]
-        for method in methods:
-            for event in method.phases:
-                if event not in EVENTS:
-                    raise one_of(f"{method.name}.phases", event, EVENTS)
-
-    def call(self, event: str, *arguments: Any) -> None:
-        for hook in self.lists[event]:
-            hook(*arguments)
-
-    def change(self, event: str, run: Run, value: Any, *before: Any) -> Any:
-        """Passes `value` through every hook; what one returns replaces it."""
-        for hook in self.lists[event]:
-            result = hook(run, *before, value)
-            if result is not None:
-                value = result
-        return value
 
 
 class Run:
@@ -313,7 +255,7 @@ class Run:
                 for hook in hooks.lists["forward"]:
                     model = hook(self, model, batch) or model
             objective = self.objective_of(batch)
-            with global_streams(derive(self.seed, "forward", self.step, micro_batch, 0)), self.precision():
+            with global_streams(derive(self.seed, "forward", self.step, micro_batch, 0)), self.precision(), self._explaining(batch):
                 output = objective(model, batch, self.carried.get(batch.objective))
             if output.carried is not None:
                 self.carried[batch.objective] = output.carried
@@ -330,6 +272,17 @@ class Run:
         if batch.objective not in self.objectives:
             raise one_of("batch.objective", batch.objective, self.objectives)
         return self.objectives[batch.objective]
+
+    @contextmanager
+    def _explaining(self, what: Batch | str) -> Iterator[None]:
+        """Turns a layer's refusal of its input into bad input. what: the batch, or the evaluator that called the model."""
+        try:
+            yield
+        except MISMATCHES as error:
+            bad = explained(error, self.model, tuple(what.data) if isinstance(what, Batch) else ())
+            if bad is None:
+                raise
+            raise (bad if isinstance(what, Batch) else bad.at(what + bad.where)) from error
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -350,7 +303,7 @@ class Run:
             for batch in self.stream.batches_of(ids, batch_size):
                 batch = batch.to(self.device)
                 objective = self.objective_of(batch)
-                with self.counted(("score", *self._work(batch, batch.objective)), "prepare"):
+                with self.counted(("score", *self._work(batch, batch.objective)), "prepare"), self._explaining(batch):
                     output = objective(self.model, batch, None)
                 if output.per_sample is None:
                     raise BadInput("objective", "no loss per sample", "an objective with `per_sample`, which the sampler asks for")
@@ -363,12 +316,16 @@ class Run:
         metrics: Metrics = {}
         with self.measuring():
             for name, evaluator in evaluators.items():
-                with self.counted(("steer", name), charged) if charged else nullcontext():
+                with self.counted(("steer", name), charged) if charged else nullcontext(), self._explaining(f"evaluator '{name}', "):
                     found = evaluator(self.model)
+                check(f"evaluator '{name}'", found, Mapping)
                 if charged:
                     self.ledger.charge(charged, evaluations=1)
                 for key, value in found.items():
-                    metrics[f"{name}/{key}"] = float(value)
+                    try:
+                        metrics[f"{name}/{key}"] = float(value)
+                    except (TypeError, ValueError, RuntimeError) as error:
+                        raise BadInput(f"evaluator '{name}', {key}", shown(value), "a number") from error
             return metrics if charged else self.hooks.change("evaluate", self, metrics)
 
 

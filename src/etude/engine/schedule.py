@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
+from etude.engine.arguments import check
 from etude.errors import BadInput
 
 
@@ -18,6 +19,7 @@ class Schedule(Protocol):
 
 
 def _share(where: str, value: float) -> None:
+    check(where, value, float)
     if not 0 <= value <= 1:
         raise BadInput(where, repr(value), "a share of the budget between 0 and 1")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,55 +13,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from etude.engine import checkpoint, identity
-from etude.engine.ledger import Budget, Ledger
+from etude.engine import checkpoint, identity, saving
+from etude.engine.arguments import typed
+from etude.engine.device import pick_device
+from etude.engine.folder import RunFolder, held
+from etude.engine.hooks import Hooks, owned
+from etude.engine.ledger import Budget
 from etude.engine.metrics import MetricsLog
 from etude.engine.optim import AdamW, OptimizerSpec, selected
-from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Metrics, Objective, Output, Stage, Stream
-from etude.engine.run import Hooks, Run
-from etude.engine.schedule import Cosine, Schedule, from_state
-from etude.errors import BadInput, one_of
+from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Objective, Output, Stream
+from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult
+from etude.engine.run import Run
+from etude.engine.schedule import Cosine, Schedule
+from etude.errors import BadInput, choice, one_of
+
+__all__ = ["DataEnded", "Interrupted", "NonFinite", "RunResult", "Trainer"]
 
 M = TypeVar("M", bound=nn.Module)
-
-
-class NonFinite(ArithmeticError):
-    """NaN or Inf stopped the run before the weights were touched. `step`: updates done; `tensor`: the first bad one."""
-
-    def __init__(self, step: int, tensor: str) -> None:
-        self.step, self.tensor = step, tensor
-        super().__init__(f"step {step + 1}: {tensor} is not finite; weights are as after step {step}")
-
-
-class DataEnded(RuntimeError):
-    """The stream ended before the budget was spent."""
-
-
-class Interrupted(RuntimeError):
-    """The run stopped on request, with a checkpoint; resume to go on."""
-
-
-@dataclass
-class RunResult(Generic[M]):
-    """What a run came to.
-
-    metrics: of the last evaluation, "evaluator/name" -> value. history: one dict an evaluation, with step, share, tokens,
-    flops, seconds and the metrics. ledger: what it cost. parameters: of the final model.
-    """
-
-    model: M
-    metrics: Metrics
-    history: list[dict[str, float]]
-    ledger: Ledger
-    steps: int
-    parameters: int
-    resumed_from: str = ""
-    passed_over: list[str] = field(default_factory=list)
-
-    def curve(self, metric: str, x: str = "flops") -> tuple[list[float], list[float]]:
-        """(x, y) lists of a metric over "flops", "tokens", "step", "seconds" or "share"."""
-        rows = [row for row in self.history if metric in row]
-        return [row[x] for row in rows], [row[metric] for row in rows]
 
 
 class Trainer(Generic[M]):
@@ -87,6 +54,10 @@ class Trainer(Generic[M]):
     Raises BadInput before anything runs where parts do not fit, NonFinite, DataEnded or Interrupted during the run.
     """
 
+    beside: Mapping[str, str] = {}
+    """Files (name -> content) that are written beside the run's mark as soon as the folder is its own."""
+
+    @typed("")
     def __init__(
         self,
         model: M,
@@ -95,7 +66,7 @@ class Trainer(Generic[M]):
         *,
         optimizer: OptimizerSpec | None = None,
         schedule: Schedule | None = None,
-        methods: Sequence[Method] = (),
+        methods: Sequence[Method] | Method = (),
         budget: Budget,
         seed: int = 0,
         clip: float | None = 1.0,
@@ -106,7 +77,7 @@ class Trainer(Generic[M]):
         checkpoint_every: float = 0.1,
         keep_checkpoints: int = 2,
         log_every: int = 1,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         precision: str = "auto",
         progress: Callable[[float, float], None] | None = None,
         count_flops: bool = True,
@@ -114,8 +85,14 @@ class Trainer(Generic[M]):
         steer: Mapping[str, Evaluator] | None = None,
         steer_every: float = 0.05,
     ) -> None:
-        if accumulate < 1:
-            raise BadInput("accumulate", repr(accumulate), "a whole number >= 1")
+        counts = {"accumulate": accumulate, "keep_checkpoints": keep_checkpoints, "log_every": log_every, "feedback_every": feedback_every}
+        for name, count in counts.items():
+            if count < 1:
+                raise BadInput(name, repr(count), "a whole number >= 1")
+        if isinstance(folder, str) and not folder.strip():
+            raise BadInput("folder", "an empty text", "a folder, or None to write nothing")
+        if seed < 0:
+            raise BadInput("seed", repr(seed), "a whole number >= 0")
         if clip is not None and not clip > 0:
             raise BadInput("clip", repr(clip), "a number > 0, or none")
         shares = {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every, "steer_every": steer_every}
@@ -123,8 +100,8 @@ class Trainer(Generic[M]):
             if not 0 < value <= 1:
                 raise BadInput(name, repr(value), "a share of the budget between 0 and 1")
         if precision not in ("auto", "float32", "bfloat16"):
-            raise BadInput("precision", f"'{precision}'", "auto, float32 or bfloat16")
-        self.device = pick_device(device)
+            raise choice("precision", precision, ("auto", "float32", "bfloat16"))
+        self.device = pick_device(str(device))
         self.clip, self.accumulate, self.progress = clip, accumulate, progress
         self.evaluators, self.evaluate_every = dict(evaluators or {}), evaluate_every
         self.folder = None if folder is None else Path(folder)
@@ -137,31 +114,41 @@ class Trainer(Generic[M]):
         self.objectives = dict(objective) if isinstance(objective, Mapping) else {"": objective}
         self.optimizer, self.schedule = optimizer or AdamW(), schedule or Cosine(warmup=0.02)
         self.budget, self.seed, self.count_flops = budget, seed, count_flops or any(q.endswith("flops") for q in budget.weights)
-        self._parts = self._identity()
+        self._told = self._identity()
+        self._parts = identity.digests(self._told)
 
     # --- one run --------------------------------------------------------------------------------------------------
     def run(self, resume: bool = False) -> RunResult[M]:
         """Trains until the budget is spent. With `resume`, goes on from the newest good checkpoint of `folder`."""
-        self._claim_folder(resume)
-        log = MetricsLog(self.folder)
-        run = Run(
-            model=self.model, stream=self.stream, objectives=self.objectives, optimizer=self.optimizer, schedule=self.schedule,
-            hooks=self.hooks, budget=self.budget, seed=self.seed, device=self.device, log=log, count_flops=self.count_flops,
-            autocast=self.autocast,
-        )  # fmt: skip
-        result = RunResult(model=self.model, metrics={}, history=run.history, ledger=run.ledger, steps=0, parameters=0)
-        started, before = time.perf_counter(), 0.0
+        if resume and self.folder is None:
+            raise BadInput("folder", "none", "the folder of the run to resume")
         try:
+            with nullcontext() if self.folder is None else held(self.folder, self._told, self.beside, resume) as folder:
+                return self._run(folder, resume)
+        except BadInput as error:
+            # What a method's part refuses during the run is named as the method's user knows it.
+            raise owned(error, self.hooks.methods) if error.where[:1].isupper() else error from error
+
+    def _run(self, folder: RunFolder | None, resume: bool) -> RunResult[M]:
+        log = MetricsLog(self.folder)
+        try:
+            run = Run(
+                model=self.model, stream=self.stream, objectives=self.objectives, optimizer=self.optimizer, schedule=self.schedule,
+                hooks=self.hooks, budget=self.budget, seed=self.seed, device=self.device, log=log, count_flops=self.count_flops,
+                autocast=self.autocast,
+            )  # fmt: skip
+            result = RunResult(model=self.model, metrics={}, history=run.history, ledger=run.ledger, steps=0, parameters=0)
+            started, before = time.perf_counter(), 0.0
             if isinstance(self.stream, Bound):
                 log.open("timing.jsonl")
                 self.stream.bind(run)
             self.hooks.call("start", run)
-            if resume and not any(self._checkpoints().glob("step-*")):
+            if folder is not None and resume and not any(folder.checkpoints.glob("step-*")):
                 resume = False  # killed before its first checkpoint: the beginning is where to go on from
                 log.cut({})
-            if resume:
-                path, result.passed_over = checkpoint.latest(self._checkpoints())
-                self._restore(run, checkpoint.load(path), log)
+            if folder is not None and resume:
+                path, result.passed_over = checkpoint.latest(folder.checkpoints)
+                saving.restore(run, checkpoint.load(path), self._parts, str(self.folder))
                 result.resumed_from, before = path.name, run.ledger.total("seconds")
             else:
                 if self.evaluators:
@@ -173,6 +160,8 @@ class Trainer(Generic[M]):
             while self.budget.limit - self.budget.spent(run.ledger) > 0.5 * cost:
                 spent, seconds = self.budget.spent(run.ledger), run.ledger.of("seconds")
                 self._update(run)
+                if folder is not None:
+                    folder.worked = True
                 self._clock(run, before + time.perf_counter() - started)
                 if isinstance(self.stream, Bound):
                     log.times(run.step, seconds, run.ledger.of("seconds"))
@@ -181,15 +170,16 @@ class Trainer(Generic[M]):
                 done = self.budget.limit - self.budget.spent(run.ledger) <= 0.5 * cost
                 if self.progress is not None:
                     self.progress(min(share, 1.0), self._loss)
-                keep = self.folder is not None and (done or run.stop_requested or _crossed(previous, share, self.checkpoint_every))
+                keep = folder is not None and (done or run.stop_requested or _crossed(previous, share, self.checkpoint_every))
                 if done or keep:
                     self._check_weights(run)
                 if self.steer and not done and _crossed(previous, share, self.steer_every):
                     self._steer(run)
                 if self.evaluators and (done or _crossed(previous, share, self.evaluate_every)):
                     self._evaluate(run, run.ledger.total("seconds"))
-                if keep:
-                    self._save(run)
+                if folder is not None and keep:
+                    checkpoint.save(folder.checkpoints, run.step, saving.state_of(run, self._parts), self.keep_checkpoints)
+                    folder.keep()
                 if run.stop_requested and not done:
                     raise Interrupted(f"stopped after step {run.step} at {share:.0%} of the budget")
             if run.stage is not None:
@@ -327,10 +317,9 @@ class Trainer(Generic[M]):
         """Wall time in the ledger; measuring with evaluators is part of it, as a user would feel it."""
         run.ledger.charge("train", seconds=max(0.0, seconds - run.ledger.total("seconds")))
 
-    # --- on disk --------------------------------------------------------------------------------------------------
-    def _identity(self) -> dict[str, str]:
+    def _identity(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to belong to this run, part by part."""
-        return identity.digests({
+        return {
             "model": {n: list(p.shape) for n, p in self.model.named_parameters()},
             "set of methods": sorted(([m.name, identity.settings_of(m)] for m in self.hooks.methods), key=str),
             "data": identity.describe_stream(self.stream),
@@ -341,107 +330,7 @@ class Trainer(Generic[M]):
             "seed": self.seed,
             "clip": self.clip,
             "accumulate": self.accumulate,
-        })  # fmt: skip
-
-    def _checkpoints(self) -> Path:
-        if self.folder is None:
-            raise BadInput("folder", "none", "the folder of the run to resume")
-        return self.folder / "checkpoints"
-
-    def _claim_folder(self, resume: bool) -> None:
-        """Makes the folder; refuses one that holds another run, or an unfinished one that is not being resumed."""
-        if self.folder is None:
-            if resume:
-                self._checkpoints()
-            return
-        mark = self.folder / "run.json"
-        if mark.exists():
-            try:
-                parts = json.loads(mark.read_text())["identity"]
-                differing = [k for k in self._parts if parts.get(k) != self._parts[k]]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise BadInput(str(mark), "unreadable content", "the mark of a run, or an empty folder") from error
-            if not resume:
-                raise BadInput(str(self.folder), "a run already", "an empty folder, or resume")
-            if differing:
-                raise BadInput(str(self.folder), f"a run of another {' and '.join(differing)}", "the run being resumed")
-            return
-        if resume:
-            raise BadInput(str(self.folder), "no run", "a run to resume")
-        try:
-            if self.folder.exists() and any(self.folder.iterdir()):
-                raise BadInput(str(self.folder), "files that no run of etude wrote", "an empty or new folder")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_atomic(mark, json.dumps({"identity": self._parts}))
-        except OSError as error:
-            raise BadInput(str(self.folder), error.strerror or str(error), "a folder that can be written") from error
-
-    def _save(self, run: Run) -> None:
-        state = {
-            "identity": self._parts,
-            "step": run.step,
-            "stage": None if run.stage is None else [run.stage.name, run.stage.index],
-            "model": run.model.state_dict(),
-            "optimizers": {name: self._optimizer_state(run, o) for name, o in run.optimizers.items()},
-            "stream": run.stream.state_dict(),
-            "methods": {m.name: m.state_dict() for m in self.hooks.methods},
-            "carried": run.carried,
-            "replacements": run.replacements,
-            "history": run.history,
-            "ledger": run.ledger.as_dict(),
-            "flops": [list(run._flops.items()), list(run._variable)],
-            "files": run.metrics_log.lengths(),
-            "pending": dict(run.metrics_log.pending),
         }
-        checkpoint.save(self._checkpoints(), run.step, state, keep=self.keep_checkpoints)
-
-    @staticmethod
-    def _optimizer_state(run: Run, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
-        names = {id(p): n for n, p in run.named_parameters().items()}
-        return {names[id(p)]: dict(state) for p, state in optimizer.state.items()}
-
-    def _restore(self, run: Run, state: dict[str, Any], log: MetricsLog) -> None:
-        differing = [k for k in self._parts if state["identity"].get(k) != self._parts[k]]
-        if differing:
-            raise BadInput(str(self.folder), f"a checkpoint of another {' and '.join(differing)}", "one of the run being resumed")
-        by_name = {m.name: m for m in self.hooks.methods}
-        run.ledger = Ledger.from_dict(state["ledger"])
-        run.step = state["step"]
-        for entry in state["replacements"]:
-            # Values come from the checkpoint below; only the shape of things is rebuilt here.
-            run.model = by_name[entry["method"]].rebuild(run, run.model, entry["note"]).to(self.device)
-            if entry["restart"]:
-                run.schedule, run.schedule_start = from_state(entry["restart"]["schedule"]), entry["restart"]["start"]
-            run.replacements.append(entry)
-            run._refresh()
-        try:
-            run.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise BadInput(str(self.folder), str(error).replace("\n", " "), "a checkpoint of this model") from error
-        for name, optimizer in run.optimizers.items():
-            for key, values in state["optimizers"][name].items():
-                optimizer.state[run.named_parameters()[key]] = values
-        run.stage = None if state["stage"] is None else Stage(*state["stage"])
-        run.stream.load_state_dict(state["stream"])
-        for name, method in by_name.items():
-            method.load_state_dict(state["methods"][name])
-        run.carried, run.history = state["carried"], state["history"]
-        run._flops = dict(state["flops"][0])
-        run._variable = set(state["flops"][1])
-        log.cut(state["files"])
-        log.pending.update(state.get("pending", {}))
-
-
-def pick_device(device: str) -> torch.device:
-    """ "auto" is cuda, then mps, then cpu. Raises BadInput for a device that is not there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise BadInput("device", f"'{device}'", "a device that this machine has (auto, cpu, cuda, mps)") from error
-    return found
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

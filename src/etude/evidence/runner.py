@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etude.engine.arguments import typed
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
 from etude.evidence import attempts, fingerprint, jobs, output, places, planned, plots, records, registration, report
@@ -36,6 +37,7 @@ class StudyInterrupted(KeyboardInterrupt):
         super().__init__(f"{slug}: interrupted with {done} of {runs} runs finished and kept in {out}; run the same command to go on")
 
 
+@typed("run_study, ")
 def run_study(
     study: Study | str | Reference,
     scale: str = "quick",

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.engine.arguments import typed
 from etude.engine.protocols import Batch, Metrics, Objective, Output, Source
 from etude.errors import BadInput
 
@@ -90,9 +91,11 @@ class HeldOutLoss:
     It sums in double precision, so that it does not depend on the batch size beyond rounding.
     """
 
+    @typed()
     def __init__(self, source: Source, objective: Objective | None = None, *, batch_size: int = 32, limit: int | None = None) -> None:
-        if limit is not None and limit < 1:
-            raise BadInput("held-out limit", repr(limit), "at least one sample")
+        for name, value in {"limit": limit, "batch_size": batch_size}.items():
+            if value is not None and value < 1:
+                raise BadInput(f"HeldOutLoss.{name}", repr(value), "a whole number >= 1")
         self.source, self.objective, self.batch_size = source, objective or CausalLM(), batch_size
         count = len(source) if limit is None else min(limit, len(source))
         # Spread, because a source of several texts in a row must not be measured on its first alone.
@@ -114,6 +117,7 @@ class HeldOutLoss:
 class PerDomainLoss:
     """{domain: mean nats per token} over `limit` samples of each named source, as `HeldOutLoss` takes them."""
 
+    @typed()
     def __init__(self, sources: dict[str, Source], *, batch_size: int = 32, limit: int | None = None) -> None:
         self.parts = {name: HeldOutLoss(source, batch_size=batch_size, limit=limit) for name, source in sources.items()}
 

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.data.sources import TensorSource
+from etude.engine.arguments import shown, typed
 from etude.engine.protocols import Batch, Metrics, Output
-from etude.errors import BadInput
+from etude.errors import BadInput, choice
 
 
 def _squared(predicted: Tensor, target: Tensor) -> Tensor:
-    if predicted.shape != target.shape:
+    if predicted.shape != target.shape and predicted.ndim:
         predicted = predicted.squeeze(-1)
     if predicted.shape != target.shape:
         raise BadInput("data.y", f"shape {tuple(target.shape)}", f"the model's {tuple(predicted.shape)}")
@@ -29,9 +31,10 @@ class Supervised:
     Raises BadInput for a batch without `y`, shapes that do not go together, or classes that the model has no output for.
     """
 
+    @typed("objective.")
     def __init__(self, loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy", label_smoothing: float = 0.0) -> None:
         if isinstance(loss, str) and loss not in ("cross_entropy", "mse"):
-            raise BadInput("objective.loss", f"'{loss}'", "cross_entropy, mse or a function")
+            raise choice("objective.loss", loss, ("cross_entropy", "mse", "a function"))
         if not 0 <= label_smoothing <= 1:
             raise BadInput("objective.label_smoothing", repr(label_smoothing), "a number from 0 to 1")
         self.loss, self.label_smoothing = loss, label_smoothing
@@ -40,6 +43,8 @@ class Supervised:
         if "x" not in batch.data or "y" not in batch.data:
             raise BadInput("data", f"samples of {', '.join(batch.data)}", "x and y")
         predicted, y = model(batch.data["x"]), batch.data["y"]
+        if not isinstance(predicted, Tensor):
+            raise BadInput("model", f"an output that is {shown(predicted)}", "a tensor; or an objective of your own that reads it")
         if self.loss == "cross_entropy":
             each = self._cross_entropy(predicted, y)
         elif self.loss == "mse":
@@ -59,13 +64,24 @@ class Supervised:
             # Only now look for the class that does not exist, so that no step pays for it.
             wrong = int(y.min()) if int(y.min()) < 0 else int(y.max())
             raise BadInput("data.y", f"class {wrong}", f"classes from 0 to {predicted.shape[1] - 1}, the model's outputs") from error
+        except (RuntimeError, ValueError) as error:
+            if predicted.ndim < 2 or len(predicted) != len(y):
+                raise BadInput(
+                    "model", f"an output of shape {list(predicted.shape)}", f"one row of logits a sample, [{len(y)}, C]"
+                ) from error
+            expected = [len(y), *predicted.shape[2:]]
+            raise BadInput("data.y", f"{y.dtype} of shape {list(y.shape)}", f"whole numbers (int64) of shape {expected}") from error
 
 
 class Accuracy:
     """{"accuracy": share of right classes, "loss": mean cross entropy in nats} on x, y."""
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int = 1024) -> None:
-        self.x, self.y, self.batch_size = torch.as_tensor(x), torch.as_tensor(y), batch_size
+    @typed()
+    def __init__(self, x: Any, y: Any, batch_size: int = 1024) -> None:
+        data = TensorSource(x=x, y=y).data
+        self.x, self.y, self.batch_size = data["x"], data["y"], batch_size
+        if batch_size < 1:
+            raise BadInput("Accuracy.batch_size", repr(batch_size), "a whole number >= 1")
         if len(self.x) != len(self.y) or not len(self.x):
             raise BadInput("evaluator", f"{len(self.x)} samples and {len(self.y)} labels", "as many labels as samples, at least one")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.engine.arguments import check_fields, typed
 from etude.errors import BadInput
 
 
@@ -27,6 +28,7 @@ class ConvolutionConfig:
     classes: int = 10
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.dimensions not in (1, 2):
             raise BadInput("ConvolutionConfig.dimensions", repr(self.dimensions), "1 or 2")
         for name in ("size", "inputs", "classes"):
@@ -49,6 +51,7 @@ DIGITS = ConvolutionConfig(dimensions=2, size=8, channels=(16, 24, 24), kernels=
 class Convolution(nn.Module):
     """x [B, size], [B, size, size], or with channels [B, inputs, ...] -> logits [B, classes]."""
 
+    @typed()
     def __init__(self, config: ConvolutionConfig = MNIST_1D) -> None:
         super().__init__()
         self.config = config

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.engine.arguments import typed
 from etude.errors import BadInput, one_of
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -37,9 +38,10 @@ class MLP(nn.Module):
     Raises BadInput for fewer than two sizes, sizes under 1, or an unknown activation.
     """
 
+    @typed()
     def __init__(self, sizes: Sequence[int], activation: str = "relu") -> None:
         super().__init__()
-        if len(sizes) < 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
+        if len(sizes) < 2 or any(s < 1 for s in sizes):
             raise BadInput("MLP.sizes", repr(sizes), "at least two whole numbers >= 1")
         if activation not in ACTIVATIONS:
             raise one_of("MLP.activation", activation, ACTIVATIONS)
@@ -57,7 +59,8 @@ class MLP(nn.Module):
 class DeepReLU(MLP):
     """`depth` hidden layers of `width` units with ReLUs."""
 
+    @typed()
     def __init__(self, inputs: int, outputs: int, *, depth: int, width: int) -> None:
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        if depth < 1:
             raise BadInput("DeepReLU.depth", repr(depth), "a whole number >= 1")
         super().__init__((inputs, *[width] * depth, outputs), "relu")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from etude.engine.arguments import check_fields, typed
 from etude.errors import BadInput, one_of
 from etude.nn.decoding import RecurrentState, align_ends, pad_right
 from etude.nn.transformer import Embedding, Head
@@ -36,12 +37,14 @@ class RecurrentConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.cell not in CELLS:
             raise one_of("RecurrentConfig.cell", self.cell, CELLS)
         for name in ("width", "depth", "vocab"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BadInput(f"RecurrentConfig.{name}", repr(value), "a whole number >= 1")
+            if getattr(self, name) < 1:
+                raise BadInput(f"RecurrentConfig.{name}", repr(getattr(self, name)), "a whole number >= 1")
+        if not self.init_std > 0:
+            raise BadInput("RecurrentConfig.init_std", repr(self.init_std), "a number > 0")
         if not 0 <= self.dropout < 1:
             raise BadInput("RecurrentConfig.dropout", repr(self.dropout), "a number from 0 to under 1")
         if self.dropout and self.depth == 1:
@@ -63,6 +66,7 @@ def _masked(state: State | None, keep: Tensor) -> State | None:
 class RecurrentLM(nn.Module):
     """A language model with the protocol of `Transformer`: `model(tokens)["hidden"]`, `model.head(hidden)`."""
 
+    @typed()
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
         self.config = config
@@ -115,6 +119,7 @@ class RecurrentLM(nn.Module):
 class RecurrentClassifier(nn.Module):
     """x [B, T, inputs], or [B, T] of single numbers -> logits [B, classes], read off the last step."""
 
+    @typed()
     def __init__(self, config: RecurrentConfig, *, inputs: int = 1, classes: int = 10) -> None:
         super().__init__()
         self.config, self.inputs = config, inputs

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.engine.arguments import check_fields, typed
 from etude.errors import BadInput
 from etude.nn.decoding import AttentionState, align_ends, one_query
 from etude.nn.linear import Projection, linear
@@ -48,15 +49,14 @@ class TransformerConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("vocab", "width", "depth", "heads", "kv_heads", "hidden", "context"):
             value = getattr(self, name)
-            optional = name in ("kv_heads", "hidden")
-            if not (optional and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and value < 1:
                 raise BadInput(f"TransformerConfig.{name}", repr(value), "a whole number >= 1")
         for name in ("rope_base", "norm_eps", "init_std"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise BadInput(f"TransformerConfig.{name}", repr(value), "a number > 0")
+            if not getattr(self, name) > 0:
+                raise BadInput(f"TransformerConfig.{name}", repr(getattr(self, name)), "a number > 0")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise BadInput("TransformerConfig.heads", repr(self.heads), f"a number that divides width {self.width} into even parts")
         if self.heads % self.num_kv_heads:
@@ -248,6 +248,7 @@ class Head(nn.Module):
 class Transformer(nn.Module):
     """The decoder. `model(tokens)["hidden"]` are hidden states after the final norm, `model.head(hidden)` logits."""
 
+    @typed()
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config

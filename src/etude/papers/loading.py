@@ -13,12 +13,14 @@ from typing import Any
 
 from torch import nn
 
+from etude.engine.arguments import typed
 from etude.engine.protocols import Method
 from etude.errors import BadInput
 from etude.evidence.study import Study
 from etude.papers.catalogue import Card, card
 
 
+@typed("etude.study, ")
 def load_study(name: str) -> Study:
     """The study of a paper (slug) or of a single file (path).
 
@@ -93,6 +95,7 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
+@typed("etude.method, ")
 def method(name: str) -> type[Method]:
     """The method class of a paper or file: `etude.method("stacking")(at=0.2)`; "slug:Class" where there are several.
 

@@ -13,15 +13,16 @@ from etude.data.stream import DataStream
 from etude.engine.ledger import Budget
 from etude.engine.protocols import Method
 from etude.engine.streams import initialise
+from etude.engine.trainer import Trainer
 from etude.errors import BadInput
-from etude.recipe.folder import DATA_FILE, RECIPE_FILE, TOKENIZER_FILE, RecordedTrainer
+from etude.recipe.folder import DATA_FILE, RECIPE_FILE, TOKENIZER_FILE
 from etude.recipe.language import language
 from etude.recipe.material import Material
 from etude.recipe.models import Models, model_of
 from etude.recipe.optimizers import optimizer_of
 from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
-from etude.recipe.settings import made, named
+from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
 from etude.recipe.tables import ImageData, MethodTable, Recipe, TableData, TextData
 from etude.recipe.writing import dump
@@ -37,14 +38,14 @@ def no_models(slug: str) -> Mapping[str, Any]:
 
 def build(
     recipe: Recipe, resolve: Resolve, models: Models = no_models, *, progress: Callable[[float, float], None] | None = None
-) -> RecordedTrainer[nn.Module]:
+) -> Trainer[nn.Module]:
     """The trainer that a recipe describes. Raises BadInput where its parts do not fit."""
     material, run = material_of(recipe), recipe.run
     methods = [method_of(entry, i, resolve) for i, entry in enumerate(recipe.methods)]
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
-    trainer = RecordedTrainer(
+    trainer = Trainer(
         initialise(model_of(recipe, material, models), run.seed),
         DataStream(
             material.source, recipe.data.batch, run.seed, sampler=sampler_of(recipe, material), drop_last=material.vocab is not None
@@ -91,6 +92,13 @@ def budget_of(recipe: Recipe) -> Budget:
 
 def method_of(entry: MethodTable, index: int, resolve: Resolve) -> Method:
     """The method that a `[[methods]]` table names, with its settings. Raises BadInput naming the key."""
-    where, slug = f"methods[{index}]", entry.use.partition(":")[0]
-    kind = named(f"{where}.use", entry.use, resolve(slug), "method to add to a run", "a paper with one (`etude show PAPER`)")
+    where = f"methods[{index}]"
+    found = resolved(f"{where}.use", resolve, entry.use)
+    kind = named(
+        f"{where}.use",
+        entry.use,
+        found,
+        "method to add to a run",
+        "a paper with one (`etude show PAPER`)",
+    )
     return made(kind, entry.settings, where)

@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from etude.errors import BadInput, one_of
+from etude.engine.arguments import shown, unknown_key
+from etude.errors import BadInput, nearest
+from etude.recipe.overrides import apply
+from etude.recipe.places import Places
 from etude.recipe.tables import (
     DATA,
     MODELS,
@@ -30,43 +34,45 @@ from etude.recipe.tables import (
 )
 from etude.recipe.writing import dump
 
-__all__ = ["SCHEMA", "Recipe", "apply_override", "dump", "load", "parse", "read"]
+__all__ = ["SCHEMA", "Recipe", "dump", "load", "parse", "read"]
 
 SCHEMA = 1
 _TAGGED = {"model": MODELS, "data": DATA, "sampler": SAMPLERS, "optimizer": OPTIMIZERS}
 _WORDS = {"a valid integer": "a whole number", "a valid number": "a number", "a valid string": "a text", "a valid boolean": "true or false"}
 _WORDS |= {"a valid dictionary": "a table", "an object": "a table", "a valid array": "a list", "a valid tuple": "a list"}
+_WORDS |= {"String should have at least 1 character": "a text that is not empty"}
 
 
-def parse(document: dict[str, Any], where: str = "recipe") -> Recipe:
-    """A validated recipe. `where` names the file in errors."""
-    _schema(document, where)
+def parse(document: dict[str, Any], where: str | Places = "recipe") -> Recipe:
+    """A validated recipe. `where` names the file in errors, or says more of where its keys come from."""
+    places = Places(where) if isinstance(where, str) else where
+    _schema(document, places)
     try:
         # As JSON: there a list is a tuple and 1 is a real number, but "1" is no number and true is no count.
         recipe = Recipe.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
-        raise _bad(error, document, where) from None
-    _check_data(recipe, where)
-    _check_budget(recipe.budget, where)
+        raise _bad(error, document, places) from None
+    _check_data(recipe, places)
+    _check_budget(recipe.budget, places)
     if recipe.optimizers is None:
         if recipe.optimizer.over is not None:
-            raise BadInput(f"{where}, optimizer.over", "it in the only optimizer", "it in one of several, as [optimizers.NAME]")
+            raise BadInput(places.of("optimizer.over"), "it in the only optimizer", "it in one of several, as [optimizers.NAME]")
     elif "optimizer" in document:
-        raise BadInput(f"{where}, optimizer", "both [optimizer] and [optimizers]", "one of them")
+        raise BadInput(places.of("optimizer"), "both [optimizer] and [optimizers]", "one of them")
     return recipe
 
 
-def _schema(document: Mapping[str, Any], where: str) -> None:
-    found = document.get("schema")
+def _schema(document: Mapping[str, Any], places: Places) -> None:
+    found, where = document.get("schema"), places.of("schema")
     if "schema" not in document:
-        raise BadInput(f"{where}, schema", "nothing", f"schema = {SCHEMA} (`etude recipe migrate` adds it to an early recipe)")
+        raise BadInput(where, "nothing", f"schema = {SCHEMA} (`etude recipe migrate` adds it to an early recipe)")
     if isinstance(found, bool) or not isinstance(found, int) or found > SCHEMA:
-        raise BadInput(f"{where}, schema", repr(found), f"{SCHEMA}, the newest that this etude knows")
+        raise BadInput(where, repr(found), f"{SCHEMA}, the newest that this etude knows")
     if found != SCHEMA:
-        raise BadInput(f"{where}, schema", repr(found), f"{SCHEMA}: `etude recipe migrate` rewrites an older recipe")
+        raise BadInput(where, repr(found), f"{SCHEMA}: `etude recipe migrate` rewrites an older recipe")
 
 
-def _check_data(recipe: Recipe, where: str) -> None:
+def _check_data(recipe: Recipe, places: Places) -> None:
     data = recipe.data
     if not isinstance(data, TextData):
         return
@@ -74,24 +80,24 @@ def _check_data(recipe: Recipe, where: str) -> None:
     given = [k for k in kinds if getattr(data, k) is not None]
     if len(given) != 1:
         found = f"both {' and '.join(given)}" if given else f"neither {', '.join(kinds)}, images nor table"
-        raise BadInput(f"{where}, data", found, "one of them")
+        raise BadInput(places.of("data"), found, "one of them")
     sources: dict[str, TextSource] = {f"data.domains.{n}": s for n, s in data.domains.items()} if data.domains else {"data": data}
     for place, source in sources.items():
         named = [k for k in kinds[:3] if getattr(source, k) is not None]
         if len(named) != 1:
-            raise BadInput(f"{where}, {place}", " and ".join(named) or "nothing", "one of text, corpus and tokens")
+            raise BadInput(places.of(place), " and ".join(named) or "nothing", "one of text, corpus and tokens")
     if data.tokenizer != "byte" and any(s.tokens is not None for s in sources.values()):
-        raise BadInput(f"{where}, data.tokenizer", f"'{data.tokenizer}' beside tokens", "none: tokens are encoded already")
+        raise BadInput(places.of("data.tokenizer"), f"'{data.tokenizer}' beside tokens", "none: tokens are encoded already")
     if data.separator is not None and not any(s.text is not None for s in sources.values()):
-        raise BadInput(f"{where}, data.separator", "it without a text file", "it beside text; corpora and tokens know their documents")
+        raise BadInput(places.of("data.separator"), "it without a text file", "it beside text; corpora and tokens know their documents")
 
 
-def _check_budget(budget: BudgetTable, where: str) -> None:
+def _check_budget(budget: BudgetTable, places: Places) -> None:
     given = [k for k, v in budget.model_dump().items() if v is not None]
     if set(given) == {"limit", "weights"} or (len(given) == 1 and given[0] not in ("limit", "weights")):
         return
     expected = "one of tokens, steps, samples, flops, seconds, or limit and weights"
-    raise BadInput(f"{where}, budget", " and ".join(given) or "nothing", expected)
+    raise BadInput(places.of("budget"), " and ".join(given) or "nothing", expected)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -106,62 +112,39 @@ def read(path: Path) -> dict[str, Any]:
         raise BadInput(str(path), f"TOML that does not parse ({error})", "a recipe") from error
 
 
-def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Recipe:
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe file; `overrides` are "key.path=value" texts, the value in TOML's notation or a bare word."""
     path = Path(path)
     document = read(path)
-    for override in overrides:
-        apply_override(document, override)
-    return parse(document, path.name)
-
-
-def apply_override(document: dict[str, Any], override: str) -> None:
-    """Sets one key of the document: "run.seed=3", "methods.0.eta=0.1", "data.text=mine.txt"."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise BadInput(f"'{override}'", "no key=value", "an override such as budget.tokens=200000")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    place: Any = document
-    *parents, last = key.split(".")
-    for part in parents:
-        if isinstance(place, list):
-            if not part.isdigit() or int(part) >= len(place):
-                raise BadInput(f"'{override}'", f"no entry {part}", f"a number from 0 to {len(place) - 1}")
-            place = place[int(part)]
-        elif isinstance(place, dict):
-            place = place.setdefault(part, {})
-        else:
-            raise BadInput(f"'{override}'", f"{part} below a plain value", "a table")
-    if not isinstance(place, dict):
-        raise BadInput(f"'{override}'", f"{key}, which is no table", "a key of a table")
-    place[last] = value
+    return parse(document, Places(path.name, apply(document, overrides)))
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
-def expected_of(message: str) -> str:
-    """What a validation message asks for, in a recipe's words."""
-    text = message.removeprefix("Input should be ").removeprefix("Value error, ")
-    return _WORDS.get(text, text)
+def expected_of(error: Mapping[str, Any]) -> str:
+    """What a validation error asks for, in a recipe's words; of several words, with the one that was most likely meant."""
+    text = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        text += _meant(error["input"], re.findall(r"'([^']*)'", text))
+    return _WORDS[text] if text in _WORDS else text
 
 
-def _bad(error: ValidationError, document: Mapping[str, Any], where: str) -> BadInput:
-    first = error.errors()[0]
+def _meant(word: Any, known: Iterable[str]) -> str:
+    near = nearest(word, known) if isinstance(word, str) else None
+    return f"; did you mean '{near}'?" if near else ""
+
+
+def _bad(error: ValidationError, document: Mapping[str, Any], places: Places) -> BadInput:
+    first: Mapping[str, Any] = error.errors()[0]  # type: ignore[assignment]
     parts = _without_tags(list(first["loc"]))
     place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts if p != "[key]").lstrip(".")
     if first["type"] == "extra_forbidden":
-        known = _known(parts[:-1], document)
-        bad = one_of(f"{where}, {place}", str(parts[-1]), known)
-        near = bad.expected if "did you mean" in bad.expected else "a known one; known: " + ", ".join(known)
-        return BadInput(f"{where}, {place}", "an unknown key", near.replace("a known name", "a known one"))
+        return unknown_key(places.of(place), str(parts[-1]), _known(parts[:-1], document))
     if first["type"].startswith("union_tag"):
         kinds = list(_TAGGED["optimizer" if parts[0] == "optimizers" else str(parts[0])])
         found = first["input"].get("kind") if isinstance(first["input"], Mapping) else first["input"]
-        return BadInput(f"{where}, {place}.kind", repr(found), f"{', '.join(kinds[:-1])} or {kinds[-1]}")
-    found = "nothing" if first["type"] == "missing" else repr(first["input"])
-    return BadInput(f"{where}, {place}", found, expected_of(first["msg"]))
+        return BadInput(places.of(f"{place}.kind"), repr(found), f"{', '.join(kinds[:-1])} or {kinds[-1]}{_meant(found, kinds)}")
+    found = "nothing" if first["type"] == "missing" else shown(first["input"])
+    return BadInput(places.of(place), found, "a value" if first["type"] == "missing" else expected_of(first))
 
 
 def _without_tags(parts: list[Any]) -> list[Any]:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from etude.engine.checkpoint import write_atomic
-from etude.engine.trainer import Trainer
+from etude.engine.identity import flat
 from etude.errors import BadInput
 from etude.recipe.config import parse
+from etude.recipe.places import Places
 from etude.recipe.tables import Recipe
 from etude.recipe.writing import plain
 
@@ -23,22 +23,8 @@ FREE = ("run.folder", "run.device", "run.checkpoint_every", "run.keep_checkpoint
 """What may differ on resume: where a run is computed and kept, not what is computed."""
 
 
-class RecordedTrainer(Trainer[M]):
-    """A trainer that writes files beside its mark as soon as the folder is its own. beside: name -> content."""
-
-    beside: Mapping[str, str] = {}
-
-    def _claim_folder(self, resume: bool) -> None:
-        super()._claim_folder(resume)
-        for name, content in self.beside.items():
-            path = Path(self.folder or ".") / name
-            # A resumed run has them; they are missing only where a kill came between the mark and them.
-            if not path.exists():
-                write_atomic(path, content)
-
-
-def check_recipe(recipe: Recipe, where: str) -> None:
-    """That a run to be resumed was begun with this recipe, before any of its data is read. `where` names the recipe's file.
+def check_recipe(recipe: Recipe, places: Places) -> None:
+    """That a run to be resumed was begun with this recipe, before any of its data is read. places: where its keys come from.
 
     Raises BadInput with the differing keys, here and there. A folder without a run is left to the trainer to refuse.
     """
@@ -51,12 +37,12 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         begun = parse(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError) as error:
         raise BadInput(str(path), f"a file that cannot be read ({error})", "the recipe that the run was begun with") from error
-    ours, theirs = _flat(plain(recipe)), _flat(plain(begun))
+    ours, theirs = flat(plain(recipe)), flat(plain(begun))
     differing = [k for k in (*theirs, *(k for k in ours if k not in theirs)) if k not in FREE and ours.get(k) != theirs.get(k)]
     if differing:
         found, expected = (", ".join(f"{k} = {values.get(k, 'nothing')!r}" for k in differing[:6]) for values in (ours, theirs))
         more = f" and {len(differing) - 6} more keys" if len(differing) > 6 else ""
-        raise BadInput(where, f"{found}{more}", f"{expected}, as in {path}")
+        raise BadInput(places.of_all(differing), f"{found}{more}", f"{expected}, as in {path}")
 
 
 def check_data(beside: Mapping[str, str], folder: Path) -> None:
@@ -68,7 +54,7 @@ def check_data(beside: Mapping[str, str], folder: Path) -> None:
         begun = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(str(path), "a file that cannot be read", "what the run's data was") from error
-    ours, theirs = _flat(json.loads(beside[DATA_FILE])), _flat(begun)
+    ours, theirs = flat(json.loads(beside[DATA_FILE])), flat(begun)
     for key in theirs:
         if ours.get(key) != theirs[key]:
             raise BadInput(f"data, {key}", _short(ours.get(key)), f"{_short(theirs[key])}, as in {path}: the data of the run being resumed")
@@ -77,14 +63,3 @@ def check_data(beside: Mapping[str, str], folder: Path) -> None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:24]}...{text[-1]}"
-
-
-def _flat(table: Any, at: str = "") -> dict[str, Any]:
-    """Every plain value by its dotted key, entries of lists of tables by number."""
-    if isinstance(table, Mapping):
-        pairs = [(str(k), v) for k, v in table.items()]
-    elif isinstance(table, list) and table and all(isinstance(v, Mapping) for v in table):
-        pairs = [(str(i), v) for i, v in enumerate(table)]
-    else:
-        return {at: table}
-    return {k: v for name, value in pairs for k, v in _flat(value, f"{at}.{name}" if at else name).items()}

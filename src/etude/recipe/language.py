@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.corpora import corpus, corpus_tokenizer, data_hash
+from etude.data.corpora import cards, corpus, corpus_tokenizer, data_hash
 from etude.data.encoding import encoded, tokenizer_for
 from etude.data.packing import PackedSource
 from etude.data.sources import MixtureSource, SubsetSource, WindowSource
@@ -16,7 +16,7 @@ from etude.data.text import TextFile
 from etude.data.tokenizers import Bytes, Tokenizer, load
 from etude.data.tokens import TokenCorpus, read_header
 from etude.engine.protocols import Evaluator, Source
-from etude.errors import BadInput
+from etude.errors import BadInput, one_of
 from etude.learn.language import CausalLM, HeldOutLoss, PerDomainLoss
 from etude.recipe.material import Material
 from etude.recipe.tables import EvaluateTable, Recipe, TextData, TextSource
@@ -28,6 +28,9 @@ LIMIT = 256
 def language(recipe: Recipe, data: TextData) -> Material:
     """Raises BadInput where a source is missing, too short, without the documents asked for, or of another vocabulary."""
     sources: Mapping[str, TextSource] = data.domains or {"": data}
+    for name, source in sources.items():
+        if source.corpus is not None and source.corpus not in cards():
+            raise one_of(f"data.domains.{name}.corpus" if name else "data.corpus", source.corpus, cards())
     texts = {name: TextFile.scan(source.text) for name, source in sources.items() if source.text is not None}
     tokenizer = _tokenizer(data, sources, texts)
     facts: dict[str, Any] = {"sources": {}}
@@ -36,6 +39,7 @@ def language(recipe: Recipe, data: TextData) -> Material:
     vocab = 0
     for name, source in sources.items():
         train, held, sha256 = _read(data, source, texts.get(name), tokenizer)
+        _long_enough(data, source, len(train.tokens), len(held.tokens))
         if vocab and train.vocab != vocab:
             raise BadInput(f"data.domains.{name}", f"a vocabulary of {train.vocab}", f"{vocab}, as the domains before")
         vocab = train.vocab
@@ -44,8 +48,10 @@ def language(recipe: Recipe, data: TextData) -> Material:
     source, held = (MixtureSource(training), MixtureSource(held_out)) if data.domains else (training[""], held_out[""])
     facts |= {"vocab": vocab, "samples": len(source), "held_out_samples": len(held)}
     if len(source) < data.batch:
+        only = next(iter(sources.values())) if len(sources) == 1 else None
         found = f"{len(source)} windows of {data.context} tokens for training"
-        raise BadInput("data", found, f"at least one batch of {data.batch}")
+        expected = f"at least one batch of {data.batch}; more text, or a smaller data.batch or data.context"
+        raise BadInput(_called(only) if only else "data", found + _held_out(data, only), expected)
     return Material(
         source=source,
         objective=CausalLM(),
@@ -91,6 +97,24 @@ def _read(data: TextData, source: TextSource, text: TextFile | None, tokenizer: 
     by = "documents" if whole.num_documents > 1 else "tokens"
     sha256 = read_header(folder)["sha256"]["tokens.bin"]
     return whole.part("train", shares=shares, by=by), whole.part("validation", shares=shares, by=by), sha256
+
+
+def _long_enough(data: TextData, source: TextSource, training: int, held_out: int) -> None:
+    """Raises BadInput, naming the source and the share held out, where a part has no window."""
+    for part, tokens in (("for training", training), ("held out", held_out)):
+        if tokens <= data.context:
+            other = "" if source.corpus is not None else f", or a {'smaller' if part == 'for training' else 'larger'} data.held_out"
+            expected = f"at least one window of {data.context + 1}; more text, a smaller data.context{other}"
+            raise BadInput(_called(source), f"{tokens} tokens {part}{_held_out(data, source)}", expected)
+
+
+def _called(source: TextSource) -> str:
+    return source.text or source.tokens or f"corpus '{source.corpus}'"
+
+
+def _held_out(data: TextData, source: TextSource | None) -> str:
+    """What goes off a text for measuring: the rest may be less than its size lets expect."""
+    return "" if source is None or source.corpus is not None else f" (data.held_out = {data.held_out:g} of the text is measured on)"
 
 
 def _samples(data: TextData, tokens: Any) -> Source:

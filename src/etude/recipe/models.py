@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from etude.nn.mlp import MLP
 from etude.nn.recurrent import RecurrentClassifier, RecurrentConfig, RecurrentLM
 from etude.nn.transformer import Transformer, TransformerConfig
 from etude.recipe.material import Material
-from etude.recipe.settings import made, named
+from etude.recipe.settings import made, named, relocated, resolved
 from etude.recipe.tables import ConvolutionTable, PaperModel, PerceptronTable, Recipe, RecurrentTable, TransformerTable
 
 Models = Callable[[str], Mapping[str, tuple[type, Callable[[Any], nn.Module]]]]
@@ -55,8 +56,12 @@ def model_of(recipe: Recipe, material: Material, models: Models) -> nn.Module:
 
 
 def paper_model(table: PaperModel, material: Material, models: Models) -> nn.Module:
-    found = models(table.use.partition(":")[0])
+    found = resolved("model.use", models, table.use)
     config, model = named("model.use", table.use, found, "architecture to train", "a paper whose module exports MODELS, or `kind`")
     given = {"vocab": material.vocab, "context": material.context} if material.vocab is not None else {}
     given = given or {"inputs": material.inputs, "classes": material.outputs, "outputs": material.outputs}
-    return model(made(config, table.settings, "model", given))
+    made_config = made(config, table.settings, "model", given)
+    try:
+        return model(made_config)
+    except BadInput as error:
+        raise relocated(error, "model", inspect.signature(config).parameters) from error

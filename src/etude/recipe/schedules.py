@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from etude.engine.arguments import shown
 from etude.engine.schedule import SCHEDULES, Schedule
 from etude.errors import BadInput
 from etude.recipe.config import expected_of
@@ -22,7 +23,7 @@ def schedule_of(table: ScheduleTable, where: str = "schedule") -> Schedule:
     known = inspect.signature(kind).parameters
     for name in given:
         if name not in known:
-            raise BadInput(f"{where}.{name}", repr(given[name]), f"a key of a {table.kind} schedule: {', '.join(known)}")
+            raise BadInput(f"{where}.{name}", shown(given[name]), f"a key of a {table.kind} schedule: {', '.join(known)}")
     try:
         return kind(**given)
     except BadInput as error:
@@ -36,6 +37,6 @@ def schedule_from(settings: Mapping[str, Any], where: str) -> Schedule:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join([where, *(str(p) for p in first["loc"])])
-        found = "an unknown key" if first["type"] == "extra_forbidden" else repr(first["input"])
-        raise BadInput(place, found, expected_of(first["msg"])) from None
+        found = "an unknown key" if first["type"] == "extra_forbidden" else shown(first["input"])
+        raise BadInput(place, found, expected_of(first)) from None
     return schedule_of(table, where)

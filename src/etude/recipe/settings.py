@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from etude.engine.arguments import shown, suggesting, unknown_key
 from etude.engine.schedule import Schedule
 from etude.errors import BadInput, one_of
 from etude.recipe.config import expected_of
@@ -31,9 +31,7 @@ def made(kind: type[T], settings: Mapping[str, Any], where: str, given: Mapping[
     known, hints = inspect.signature(kind).parameters, _hints(kind)
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(k for k in known if k not in given)}"
-            raise BadInput(f"{where}.{key}", "an unknown key", f"a known one; {hint}")
+            raise unknown_key(f"{where}.{key}", key, [k for k in known if k not in given])
         if key in given:
             raise BadInput(f"{where}.{key}", repr(settings[key]), f"no such key: the data sets it ({given[key]!r})")
     values: dict[str, Any] = {}
@@ -57,6 +55,7 @@ def made(kind: type[T], settings: Mapping[str, Any], where: str, given: Mapping[
 
 def relocated(error: BadInput, where: str, known: Mapping[str, Any]) -> BadInput:
     """The same error at a place of the recipe: "Grow.at" of a class becomes "methods[0].at"."""
+    error = suggesting(error)
     head, _, key = error.where.rpartition(".")
     if key.split(",")[0] in known:
         return BadInput(f"{where}.{key}", error.found, error.expected)
@@ -81,7 +80,7 @@ def _typed(value: Any, hint: Any, inner: type | None, place: str, given: Mapping
     except ValidationError as error:
         first = error.errors()[0]
         at = "".join(f"[{p}]" for p in first["loc"] if isinstance(p, int))
-        raise BadInput(f"{place}{at}", repr(first["input"]), expected_of(first["msg"])) from None
+        raise BadInput(f"{place}{at}", shown(first["input"]), expected_of(first)) from None
 
 
 def _hints(kind: type) -> dict[str, Any]:
@@ -99,6 +98,14 @@ def _dataclass_in(hint: Any) -> type | None:
 def _all_names(kind: type) -> set[str]:
     names = set(inspect.signature(kind).parameters)
     return names.union(*(_all_names(inner) for hint in _hints(kind).values() if (inner := _dataclass_in(hint)) not in (None, kind)))
+
+
+def resolved(where: str, resolve: Callable[[str], T], word: str) -> T:
+    """What a resolver finds under "slug" or "slug:name"; a paper that is unknown or not here is the mistake of the key at `where`."""
+    try:
+        return resolve(word.partition(":")[0])
+    except BadInput as error:
+        raise (error.at(where) if error.where.partition(" ")[0] == "paper" else error) from error
 
 
 def named(where: str, word: str, found: Mapping[str, T], what: str, suggestion: str) -> T:

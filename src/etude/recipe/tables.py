@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 def _whole(value: Any) -> Any:
     """1e6 is a float to TOML and a count to everyone else."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("a text that is not empty")
+    return text
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -25,6 +31,7 @@ Part = Annotated[Real, Field(gt=0, lt=1)]
 Below1 = Annotated[Real, Field(ge=0, lt=1)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
+Text = Annotated[str, AfterValidator(_not_empty)]
 Weights = Annotated[dict[str, NotNegative], Field(min_length=1)]
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 
@@ -79,7 +86,7 @@ class PaperModel(BaseModel):
     """`use` names a paper with an architecture ("slug", or "slug:name"); the other keys are the settings of its configuration."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    use: str
+    use: Text
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -96,9 +103,9 @@ MODELS: dict[str, type[BaseModel]] = {
 class TextSource(Table):
     """One domain of a mixture: a text file, a corpus by name, or a folder of memory-mapped tokens."""
 
-    text: str | None = None
-    corpus: str | None = None
-    tokens: str | None = None
+    text: Text | None = None
+    corpus: Text | None = None
+    tokens: Text | None = None
 
 
 class TextData(TextSource):
@@ -123,9 +130,9 @@ class ImageData(Table):
 class TableData(Table):
     """A CSV file, or an NPZ file of named arrays."""
 
-    table: str
-    target: str  # the column to predict
-    features: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # all others where not given
+    table: Text
+    target: Text  # the column to predict
+    features: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None  # all others where not given
     classify: bool = True  # else the target is a number
     standardize: bool = True  # by mean and deviation of the training rows
     held_out: Part = 0.2  # share of the rows, in a fixed random order
@@ -249,7 +256,7 @@ class MethodTable(BaseModel):
     """`use` names a paper (its one method, or "slug:Class"); the other keys are the method's own settings."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    use: str
+    use: Text
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -268,7 +275,7 @@ class RunTable(Table):
     """How the run goes. Shares are of the budget."""
 
     seed: Annotated[Whole, Field(ge=0)] = 0
-    device: str = "auto"
+    device: Text = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     clip: Clip = 1.0  # of the gradients' norm, or "none"
     accumulate: Count = 1  # micro-batches an update
@@ -277,7 +284,7 @@ class RunTable(Table):
     evaluate_every: Interval = 0.1
     checkpoint_every: Interval = 0.1
     keep_checkpoints: Count = 2
-    folder: str = "runs/train"
+    folder: Text = "runs/train"
 
 
 def kind_of_data(table: Any) -> str:

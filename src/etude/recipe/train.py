@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from etude.data.packing import PackedSource
 from etude.data.sources import WindowSource
 from etude.data.stream import DataStream, source_of
+from etude.engine.arguments import typed, unknown_key
 from etude.engine.ledger import Budget
 from etude.engine.optim import OptimizerSpec
 from etude.engine.protocols import Evaluator, Method, Objective
@@ -25,17 +28,19 @@ from etude.recipe.build import Resolve, build, no_models
 from etude.recipe.config import load
 from etude.recipe.folder import check_data, check_recipe
 from etude.recipe.models import Models
+from etude.recipe.overrides import parsed
+from etude.recipe.places import Places
 from etude.recipe.progress import Progress
-from etude.recipe.tables import Recipe
 
 M = TypeVar("M", bound=nn.Module)
 
 
+@typed("etude.train, ")
 def train(
     model: M,
     data: Any,
     *,
-    methods: Sequence[Method] = (),
+    methods: Sequence[Method] | Method = (),
     objective: Objective | None = None,
     budget: Budget | None = None,
     epochs: int | None = None,
@@ -47,7 +52,7 @@ def train(
     seed: int = 0,
     folder: Path | str | None = None,
     resume: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     quiet: bool = False,
     **settings: Any,
 ) -> RunResult[M]:
@@ -56,28 +61,55 @@ def train(
     data:      (x, y) arrays or tensors, a dict of them, a text file's path, that of a folder of
                memory-mapped tokens, token ids, an indexable data set, or a `Source`.
     objective: by default next-token prediction for text and tokens; cross entropy for integer y, squared error for real y.
+    methods:   such as `[etude.method("stacking")(at=0.2)]`; one alone may stand without a list.
     budget:    such as `Budget(tokens=1_000_000)`; or `epochs` over the data (3 where neither is given).
     The model is trained in place and not re-initialised. `settings` go to `etude.engine.trainer.Trainer`. Raises BadInput.
     """
-    source = source_of(data, context)
     if budget is not None and epochs is not None:
         raise BadInput("etude.train", "both budget and epochs", "one of them")
-    budget = budget or Budget(samples=(3 if epochs is None else epochs) * len(source))
-    stream = DataStream(source, batch_size, seed, drop_last=isinstance(source, (WindowSource, PackedSource)))
+    for name, count in (("epochs", epochs), ("batch_size", batch_size), ("context", context)):
+        if count is not None and count < 1:
+            raise BadInput(f"{HERE}{name}", repr(count), "a whole number >= 1")
+    _known_settings(settings)
+    try:
+        source = source_of(data, context)
+        budget = budget or Budget(samples=(3 if epochs is None else epochs) * len(source))
+        stream = DataStream(source, batch_size, seed, drop_last=isinstance(source, (WindowSource, PackedSource)))
+        objective = objective or _objective(source)
+    except BadInput as error:
+        raise error.at(f"{HERE}{error.where}") if error.where.partition(".")[0] in ("data", "seed") else error from error
     with Progress("training", quiet) as shown:
-        return Trainer(
-            model, stream, objective or _objective(source), methods=methods, budget=budget, optimizer=optimizer, schedule=schedule,
-            evaluators=evaluators, seed=seed, folder=folder, device=device, progress=shown.update, **settings,
-        ).run(resume=resume)  # fmt: skip
+        try:
+            trainer = Trainer(
+                model, stream, objective, methods=methods, budget=budget, optimizer=optimizer, schedule=schedule,
+                evaluators=evaluators, seed=seed, folder=folder, device=device, progress=shown.update, **settings,
+            )  # fmt: skip
+        except BadInput as error:
+            argument = re.split(r"[.\[, ]", error.where, maxsplit=1)[0] in inspect.signature(Trainer).parameters
+            raise error.at(f"{HERE}{error.where}") if argument else error from error
+        return trainer.run(resume=resume)
+
+
+HERE = "etude.train, "
+
+
+def _known_settings(settings: Mapping[str, Any]) -> None:
+    """That `Trainer` takes what `train` hands on to it."""
+    handed = ("stream", "progress", *inspect.signature(train).parameters)
+    own = [name for name in inspect.signature(Trainer).parameters if name not in handed]
+    for key in settings:
+        if key not in own:
+            names = [n for n in inspect.signature(train).parameters if n != "settings"]
+            raise unknown_key(f"{HERE}{key}", key, [*names, *own])
 
 
 def _objective(source: Any) -> Objective:
     sample = source.get(np.zeros(1, dtype=np.int64))
     if "tokens" in sample:
         return CausalLM()
-    if "y" in sample:
+    if "x" in sample and "y" in sample:
         return Supervised("mse" if sample["y"].is_floating_point() else "cross_entropy")
-    raise BadInput("etude.train", f"data of {', '.join(sample)}", "an objective for it (x with y, and tokens, have one by default)")
+    raise BadInput("data", f"samples of {', '.join(sample)}", "x with y, or tokens; or an `objective` that reads them")
 
 
 def train_recipe(
@@ -95,19 +127,23 @@ def train_recipe(
     defaults, the tokenizer and `data.json` before the first update, then metrics, the order of the data and checkpoints.
     Raises BadInput; on `resume` also for a recipe or data other than those that the run was begun with.
     """
-    recipe, where = load(path, overrides), Path(path).name
+    recipe, places = load(path, overrides), Places(Path(path).name, [".".join(parsed(text)[0]) for text in overrides])
     folder = Path(recipe.run.folder)
     if resume:
-        check_recipe(recipe, where)
-    with Progress(where, quiet) as shown:
+        check_recipe(recipe, places)
+    methods: Sequence[Method] = ()
+    with Progress(places.file, quiet) as shown:
         try:
             trainer = build(recipe, resolve, models, progress=shown.update)
+            methods = trainer.hooks.methods
+            if resume:
+                check_data(trainer.beside, folder)
+            # Said with the first update: what is refused before that stands alone.
+            size = sum(p.numel() for p in trainer.model.parameters())
+            shown.announce(f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}")
+            result = trainer.run(resume=resume)
         except BadInput as error:
-            raise _in_file(error, where) from error
-        if resume:
-            check_data(trainer.beside, folder)
-        shown.say(f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, on {trainer.device}, into {recipe.run.folder}")
-        result = trainer.run(resume=resume)
+            raise places.located(error, methods) from error
         for line in result.passed_over:
             shown.say(f"passed over {line}")
     return {
@@ -118,9 +154,3 @@ def train_recipe(
         "parameters": result.parameters,
         "ledger": result.ledger.as_dict(),
     }
-
-
-def _in_file(error: BadInput, where: str) -> BadInput:
-    """An error at a key of the recipe, with the recipe's name before it; any other as it is."""
-    key = re.split(r"[.\[, ]", error.where, maxsplit=1)[0]
-    return BadInput(f"{where}, {error.where}", error.found, error.expected) if key in Recipe.model_fields else error

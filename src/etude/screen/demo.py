@@ -16,6 +16,7 @@ from etude.data.corpora import corpus, split_of
 from etude.data.sources import WindowSource
 from etude.data.stream import DataStream
 from etude.data.text import read_text
+from etude.engine.arguments import typed
 from etude.engine.ledger import Budget
 from etude.engine.optim import AdamW
 from etude.engine.schedule import Cosine
@@ -106,7 +107,8 @@ def study_of(text: str) -> Study:
     )
 
 
-def demo(text: str | None = None, *, out: Path = Path("runs/demo"), quiet: bool = False) -> dict[str, Any]:
+@typed("demo, ")
+def demo(text: str | Path | None = None, *, out: Path = Path("runs/demo"), quiet: bool = False) -> dict[str, Any]:
     """Runs the demo and returns its record. Raises BadInput where the text cannot be read or is too short for one batch."""
     word = SAMPLE if text is None else str(Path(text).resolve())
     s = Settings()

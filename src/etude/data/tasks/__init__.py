@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from etude.engine.arguments import typed
 from etude.engine.protocols import Task
 from etude.errors import one_of
 
@@ -34,6 +35,7 @@ def names() -> list[str]:
     return sorted(_HOMES)
 
 
+@typed("etude.task, ")
 def task(name: str, **settings: Any) -> Task:
     """The task with this name; `settings` go to its class. Raises BadInput for an unknown name (proposing a near one) or setting."""
     if name.startswith(OTHERS):

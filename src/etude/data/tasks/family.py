@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from etude.data.tasks.answers import answer_of
+from etude.engine.arguments import typed
 from etude.engine.protocols import Problem
 from etude.engine.streams import numpy_rng
 from etude.errors import BadInput
@@ -23,6 +24,11 @@ class Family:
 
     name: str = ""
     difficulties: Sequence[int] = ()
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__init__" in vars(cls):
+            cls.__init__ = typed(f"task {cls.name}, ", inside=True)(cls.__init__)  # type: ignore[method-assign]
 
     @classmethod
     def settings(cls) -> list[str]:

@@ -1,0 +1,52 @@
+"""How a run ends: with a result, or stopped by one of three errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from torch import nn
+
+from etude.engine.ledger import Ledger
+from etude.engine.protocols import Metrics
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class NonFinite(ArithmeticError):
+    """NaN or Inf stopped the run before the weights were touched. `step`: updates done; `tensor`: the first bad one."""
+
+    def __init__(self, step: int, tensor: str) -> None:
+        self.step, self.tensor = step, tensor
+        super().__init__(f"step {step + 1}: {tensor} is not finite; weights are as after step {step}")
+
+
+class DataEnded(RuntimeError):
+    """The stream ended before the budget was spent."""
+
+
+class Interrupted(RuntimeError):
+    """The run stopped on request, with a checkpoint; resume to go on."""
+
+
+@dataclass
+class RunResult(Generic[M]):
+    """What a run came to.
+
+    metrics: of the last evaluation, "evaluator/name" -> value. history: one dict an evaluation, with step, share, tokens,
+    flops, seconds and the metrics. ledger: what it cost. parameters: of the final model.
+    """
+
+    model: M
+    metrics: Metrics
+    history: list[dict[str, float]]
+    ledger: Ledger
+    steps: int
+    parameters: int
+    resumed_from: str = ""
+    passed_over: list[str] = field(default_factory=list)
+
+    def curve(self, metric: str, x: str = "flops") -> tuple[list[float], list[float]]:
+        """(x, y) lists of a metric over "flops", "tokens", "step", "seconds" or "share"."""
+        rows = [row for row in self.history if metric in row]
+        return [row[x] for row in rows], [row[metric] for row in rows]
