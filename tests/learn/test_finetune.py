@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain_stream import Unsampled
 from rollout_toys import Table, tiny
 
 from etude.engine.ledger import Budget
@@ -66,7 +67,7 @@ def test_the_entropy_bonus():
     assert output.loss.item() == pytest.approx(output_of([LONG, SHORT], Finetune()).loss.item() - 0.1 * mean)
 
 
-class Fixed:
+class Fixed(Unsampled):
     """Batches of one source in a given split, for one update."""
 
     def __init__(self, source, splits):
@@ -79,9 +80,6 @@ class Fixed:
         ids = np.array(self.splits[self.at])
         self.at += 1
         return Batch(self.source.get(ids), ids)
-
-    def sampler_wants(self): ...
-    def observe(self, feedback): ...
 
 
 @pytest.mark.parametrize("over", ["tokens", "rows"])

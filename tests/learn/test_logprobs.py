@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain_stream import Unsampled
 from rollout_toys import PlainGenerator, Table, tiny
 
 from etude.engine.flops import FlopCounter
@@ -62,7 +63,7 @@ def test_the_trainer_charges_each_batch_what_its_targets_cost():
     """Two batches of one shape with different numbers of targets: their counts are kept apart."""
     rows = [(np.arange(1, 9), np.arange(1, 2)), (np.arange(1, 2), np.arange(1, 9))]
 
-    class Turns:
+    class Turns(Unsampled):
         def __init__(self):
             self.source, self.turn = CompletionSource(rows, context=32), 0
 
@@ -75,9 +76,6 @@ def test_the_trainer_charges_each_batch_what_its_targets_cost():
             ids = np.array([self.turn % 2])
             self.turn += 1
             return Batch(self.source.get(ids), ids)
-
-        def sampler_wants(self): ...
-        def observe(self, feedback): ...
 
     def spent(steps):
         return Trainer(tiny(), Turns(), Finetune(), budget=Budget(steps=steps)).run().ledger.total("flops")

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain_stream import Unsampled
 from rollout_toys import Table, rollouts, tiny
 
 from etude.engine.ledger import Budget
@@ -188,7 +189,7 @@ def test_the_signals_and_the_loss_away_from_ratio_one():
     assert signals["zero_advantage"] == 0
 
 
-class Once:
+class Once(Unsampled):
     def __init__(self, batches):
         self.batches = iter(batches)
 
@@ -197,9 +198,6 @@ class Once:
 
     def next(self):
         return next(self.batches)
-
-    def sampler_wants(self): ...
-    def observe(self, feedback): ...
 
 
 @pytest.mark.parametrize("over", ["tokens", "rows", "length"])

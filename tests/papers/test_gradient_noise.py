@@ -176,11 +176,11 @@ def test_noise_that_overflows_stops_the_run_before_the_weights_move():
     ("eta", "gamma", "said"),
     [
         (-0.1, 0.55, "GradientNoise.eta: found -0.1, expected a number >= 0"),
-        (math.nan, 0.55, "GradientNoise.eta: found nan, expected a number >= 0"),
-        (math.inf, 0.55, "GradientNoise.eta: found inf, expected a number >= 0"),
+        (math.nan, 0.55, "GradientNoise.eta: found nan, expected a finite number"),
+        (math.inf, 0.55, "GradientNoise.eta: found inf, expected a finite number"),
         (0.1, 1.5, "GradientNoise.gamma: found 1.5, expected a number from 0"),
         (0.1, -0.1, "GradientNoise.gamma: found -0.1, expected a number from 0"),
-        (0.1, math.nan, "GradientNoise.gamma: found nan, expected a number from 0"),
+        (0.1, math.nan, "GradientNoise.gamma: found nan, expected a finite number"),
     ],
 )
 def test_bad_settings_are_refused(eta, gamma, said):

@@ -101,7 +101,7 @@ def test_resumed_across_growth_bit_for_bit(tmp_path, operator, stop):
 
 
 def test_refuses():
-    for bad, message in (({"factor": 1}, ">= 2"), ({"at": 1.0}, "inside it"), ({"operator": "stak"}, "one of stack")):
+    for bad, message in (({"factor": 1}, ">= 2"), ({"at": 1.0}, "inside it"), ({"operator": "stak"}, "expected stack")):
         with pytest.raises(BadInput, match=message):
             Grow(**bad)
 

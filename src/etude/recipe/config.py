@@ -125,7 +125,7 @@ def expected_of(error: Mapping[str, Any]) -> str:
     text = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         text += _meant(error["input"], re.findall(r"'([^']*)'", text))
-    return _WORDS[text] if text in _WORDS else text
+    return _WORDS.get(text, text)
 
 
 def _meant(word: Any, known: Iterable[str]) -> str:
