@@ -8,8 +8,9 @@ from typing import Any
 from rich.markup import escape
 from rich.padding import Padding
 
-from etude.cli.output import colored, console, table
+from etude.cli.output import colored, console
 from etude.cli.standing import history, standing
+from etude.evidence.tables import BREAK, Grid
 from etude.papers.catalogue import FAMILIES, Card
 
 DEVIATION = ("what", "paper", "ours", "why", "expected_effect")
@@ -46,7 +47,7 @@ def print_page(card: Card) -> None:
         "arenas": ", ".join(card.arenas),
         "tags": ", ".join(card.tags),
     }
-    grid = table("", "", show_header=False)
+    grid = Grid("|", "", header=False, ruled=False)
     for name, value in facts.items():
         if value:
             grid.add_row(f"[dim]{name}[/]", escape(value))
@@ -57,15 +58,16 @@ def print_page(card: Card) -> None:
 def _print_evidence(card: Card) -> None:
     out, found, past = console(), standing(card.slug), history(card.slug)
     if found:
-        out.print(f"[bold]Evidence[/]  {colored(found.line)}")
-        grid = table("claim", "verdict", ">estimate", ">interval")
+        out.print(f"\n[bold]Evidence[/]  {colored(found.line)}")
+        grid = Grid("claim", "|verdict", ">estimate", ">interval")
         for claim in found.claims:
             value, level = claim.get("estimate"), claim.get("level")
             ends = " to ".join("?" if x is None else f"{x:+.4g}" for x in claim.get("interval") or ())
-            interval = ends + (f" ({100 * level:.4g} %)" if ends and level else "")
+            interval = ends + (f"{BREAK}({100 * level:.4g} %)" if ends and level else "")
             shown = f"{value:+.4g}" if isinstance(value, int | float) else ""
             grid.add_row(escape(str(claim.get("text", ""))), colored(str(claim.get("verdict", ""))), shown, interval)
         out.print(grid)
+    out.print()
     if past["registered"] or past["attempts"]:
         out.print(f"registered: {past['registered'] or 'no'}; attempts: {past['attempts']}, of which abandoned: {past['abandoned']}")
     for plot in past["plots"]:
@@ -82,7 +84,7 @@ def print_deviations(slug: str, rows: Sequence[Sequence[str]]) -> None:
     if not rows:
         console().print(f"{slug}: no departures from the paper are written down.")
         return
-    grid = table("what", "paper", "ours", "why", "expected effect", show_lines=True)
+    grid = Grid("what", "paper", "ours", "why", "expected effect", spaced=True)
     for row in rows:
         grid.add_row(*(escape(str(x)) for x in row))
     console().print(grid)
