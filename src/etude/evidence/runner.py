@@ -16,7 +16,7 @@ from typing import Any
 from etude.engine.arguments import shown, typed
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
-from etude.evidence import attempts, fingerprint, jobs, output, places, planned, plots, records, registration, report
+from etude.evidence import attempts, fingerprint, jobs, output, places, planned, plots, records, registration, report, requirements
 from etude.evidence import plan as planning
 from etude.evidence.jobs import Task
 from etude.evidence.live import View, view
@@ -91,6 +91,8 @@ def run_study(
     gate = registration.require(study, place) if registration.needed(study, scale, numbers, place) else None
     if gate is not None and place.record(study.slug).exists() and not reason.strip():
         raise BadInput(f"{study.slug}, {scale} scale", "a record already, and no reason", 'why it is run again: --reason "TEXT"')
+    if any(jobs.load(task) is None for task in tasks):
+        requirements.require(study, scale)
     output.claim(base, study.slug)
     with output.alone(base), _Attempt(study, scale, place, hashes, numbers, chosen, reason) as attempt:
         if gate is not None and not gate["code_unchanged"]:

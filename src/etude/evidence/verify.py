@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import BadInput, one_of
-from etude.evidence import attempts, derived, fingerprint, output, places, records, registration, runner
+from etude.evidence import attempts, derived, fingerprint, output, places, records, registration, requirements, runner
 from etude.evidence.derived import difference
 from etude.evidence.places import Place
 from etude.evidence.reference import Reference, reference_of
@@ -101,6 +101,7 @@ def verify(
         raise one_of(f"{study.slug}, arm", arm, record["arms"])
     if seed not in record["seeds"]:
         raise BadInput(f"{study.slug}, seed", str(seed), f"one of {', '.join(map(str, record['seeds']))}")
+    requirements.require(study, scale)
     hashes = fingerprint.study_hashes(study, scale)
     with tempfile.TemporaryDirectory(prefix="etude-verify-") as folder:
         task = output.task(Path(folder), scale, arm, seed, fingerprint.run_hash(study, scale, arm, seed, hashes))
