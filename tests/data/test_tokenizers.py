@@ -29,6 +29,23 @@ def test_ids_by_hand():
     assert Characters("".join(map(chr, range(300)))).encode("a").dtype == np.uint16
 
 
+def test_set_phrases_stand_whole(tmp_path):
+    plain, tokenizer = Characters("no back to:12"), Characters("no back to:12", ("no, back", "no, back to ", "to"))
+    assert tokenizer.vocab == plain.vocab + 3
+    assert tokenizer.encode("1 no, back to 2 to").tolist() == [
+        *plain.encode("1 ").tolist(), plain.vocab, *plain.encode("2 ").tolist(), plain.vocab + 2
+    ]  # fmt: skip
+    tokenizers.save(tokenizer, tmp_path / "t.json")
+    again = tokenizers.load(tmp_path / "t.json")
+    for text in ("no, back to 1", "no, back: 1no, backto", "12", ""):
+        assert again.decode(again.encode(text)) == text
+    assert Characters("12").to_json() == '{"kind": "character", "alphabet": "12"}'
+    with pytest.raises(BadInput, match="'x' at character 14"):
+        tokenizer.encode("1 no, back to x")
+    with pytest.raises(BadInput, match=r"tokenizer\.words: found 'a'"):
+        Characters("a", ("ab", "a"))
+
+
 def test_pairs_shorten_and_take_any_text():
     tokenizer = BytePairs.train(TEXT, 280)
     assert tokenizer.vocab == 280

@@ -157,12 +157,15 @@ def test_it_learns(kind):
         model = table
         advantages = GroupAdvantages() if kind == "grpo" else GroupAdvantages(baseline="leave-one-out", by_std=False)
         stream, objective = stream_of(rules, config, advantages=advantages), PolicyGradient(NO_KL)
-    success = Success(PlainGenerator, rules.pool, Letters().encode, Sampling(max_tokens=1), samples=10)
+    measures = {"threes": lambda text: float(text.count("3"))}
+    success = Success(PlainGenerator, rules.pool, Letters().encode, Sampling(max_tokens=1), samples=10, measures=measures)
     result = train(stream, model=model, objective=objective, steps=30, optimizer=AdamW(lr=0.2, weight_decay=0),
                    evaluators={"held": success}, evaluate_every=1.0, count_flops=False)  # fmt: skip
     assert result.history[0]["held/solved"] < 0.3
     assert result.metrics["held/solved"] > 0.8
-    assert result.metrics["held/solved/three/1"] == result.metrics["held/solved"]
+    assert result.metrics["held/solved/three/1"] == result.metrics["held/solved"] == result.metrics["held/reward"]
+    assert result.metrics["held/threes/three/1"] == result.metrics["held/threes"] == result.metrics["held/solved"]
+    assert (result.metrics["held/response_tokens"], result.metrics["held/finished"]) == (1.0, 0.0)
 
 
 def test_dynamic_sampling_draws_again_and_charges_what_it_rejects(tmp_path):

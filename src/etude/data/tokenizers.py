@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -43,30 +44,49 @@ class Bytes:
 
 
 class Characters:
-    """One id a character of `alphabet`. Encoding raises BadInput for any other."""
+    """One id a character of `alphabet`, and one for each of `words`, set phrases that stand whole (the longest that fits comes first).
+
+    Encoding raises BadInput for any other character.
+    """
 
     name = "character"
 
-    def __init__(self, alphabet: str) -> None:
+    def __init__(self, alphabet: str, words: Sequence[str] = ()) -> None:
         self.alphabet = "".join(sorted(set(alphabet)))
         if not self.alphabet:
             raise BadInput("tokenizer", "an empty alphabet", "at least one character")
-        self.vocab = len(self.alphabet)
+        if any(len(word) < 2 for word in words):
+            raise BadInput("tokenizer.words", repr(min(words, key=len)), "two characters or more")
+        self.words = tuple(sorted(set(words), key=lambda word: (-len(word), word)))
+        self.vocab = len(self.alphabet) + len(self.words)
         self._points = np.array([ord(c) for c in self.alphabet], dtype=np.uint32)
+        self._split = re.compile("(" + "|".join(map(re.escape, self.words)) + ")")
+        self._pieces = (*self.alphabet, *self.words)
 
     def encode(self, text: str) -> np.ndarray:
+        if not self.words:
+            return self._encode(text, 0)
+        ids, place = [], 0
+        for number, part in enumerate(self._split.split(text)):  # plain, word, plain, ...
+            word = np.array([len(self.alphabet) + self.words.index(part)], dtype=np.uint16) if number % 2 else self._encode(part, place)
+            ids.append(word)
+            place += len(part)
+        return np.concatenate(ids).astype(np.uint16 if self.vocab > 256 else np.uint8)
+
+    def _encode(self, text: str, place: int) -> np.ndarray:
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        ids = np.searchsorted(self._points, points).clip(0, self.vocab - 1)
+        ids = np.searchsorted(self._points, points).clip(0, len(self.alphabet) - 1)
         wrong = np.flatnonzero(self._points[ids] != points)
         if len(wrong):
-            raise BadInput("text", f"{text[wrong[0]]!r} at character {wrong[0]}", f"one of the tokenizer's {self.vocab} characters")
+            found = f"{text[wrong[0]]!r} at character {place + wrong[0]}"
+            raise BadInput("text", found, f"one of the tokenizer's {len(self.alphabet)} characters")
         return ids.astype(np.uint16 if self.vocab > 256 else np.uint8)
 
     def decode(self, ids: np.ndarray) -> str:
-        return "".join(self.alphabet[int(i)] for i in ids)
+        return "".join(self._pieces[int(i)] for i in ids)
 
     def to_json(self) -> str:
-        return json.dumps({"kind": "character", "alphabet": self.alphabet})
+        return json.dumps({"kind": "character", "alphabet": self.alphabet} | ({"words": list(self.words)} if self.words else {}))
 
 
 class BytePairs:
@@ -114,7 +134,7 @@ def load(path: Path) -> Tokenizer:
             case "byte":
                 return Bytes()
             case "character":
-                return Characters(document["alphabet"])
+                return Characters(document["alphabet"], document.get("words", ()))
             case "bpe":
                 return BytePairs(_Tokenizer.from_str(json.dumps(document["inner"])))
     except FileNotFoundError as error:

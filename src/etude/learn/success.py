@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from torch import nn
@@ -13,7 +13,8 @@ from etude.learn.problems import ProblemPool
 
 
 class Success:
-    """{"reward": mean, "solved": share paid fully (>= `full`), and "solved/DOMAIN" of each domain} over all problems of a pool.
+    """{"reward": mean, "solved": share paid fully (>= `full`), "finished": share that stopped by itself, "response_tokens": mean} over
+    all problems of a pool; "solved/DOMAIN" of each domain, and NAME and NAME/DOMAIN of each of `measures`, functions of a response's text.
 
     Single-turn problems are answered once each, `samples` times at temperatures above 0; every evaluation draws with the same
     random numbers. A verifier that raises counts as 0. Raises BadInput for samples < 1.
@@ -29,25 +30,31 @@ class Success:
         samples: int = 1,
         seed: int = 0,
         full: float = 1.0,
+        measures: Mapping[str, Callable[[str], float]] | None = None,
     ) -> None:
         if samples < 1:
             raise BadInput("samples", repr(samples), "a whole number >= 1")
         self.make_generator, self.pool, self.encode, self.sampling = generator, pool, encode, sampling
-        self.samples, self.seed, self.full = samples, seed, full
+        self.samples, self.seed, self.full, self.measures = samples, seed, full, dict(measures or {})
 
     def __call__(self, model: nn.Module) -> Metrics:
         environments = [self.pool.environment(i) for i in range(len(self.pool))]
         prompts: Sequence[np.ndarray] = [self.encode(e.reset(self.pool[i])) for i, e in enumerate(environments)]
         groups = self.make_generator(model).complete(prompts, self.sampling, n=self.samples, seed=self.seed)
-        rewards = np.zeros((len(self.pool), self.samples))
+        found = {name: np.zeros((len(self.pool), self.samples)) for name in ("reward", "finished", "response_tokens", *self.measures)}
         for number, group in enumerate(groups):
             for sample, response in enumerate(group):
+                here = (number, sample)
+                found["finished"][here], found["response_tokens"][here] = response.finish == "stop", len(response.tokens)
+                for name, measure in self.measures.items():
+                    found[name][here] = measure(response.text)
                 environment = self.pool.environment(number)
                 environment.reset(self.pool[number])
                 try:
-                    rewards[number, sample] = environment.step(response.text).reward
+                    found["reward"][here] = environment.step(response.text).reward
                 except Exception:
-                    rewards[number, sample] = 0.0
-        solved = (rewards >= self.full).mean(1)
-        by_domain = {f"solved/{name}": float(solved[self.pool.domains == k].mean()) for k, name in enumerate(self.pool.domain_names)}
-        return {"reward": float(rewards.mean()), "solved": float(solved.mean())} | by_domain
+                    found["reward"][here] = 0.0
+        found["solved"] = (found["reward"] >= self.full).astype(float)
+        parts = {name: self.pool.domains == k for k, name in enumerate(self.pool.domain_names)}
+        by_domain = {f"{what}/{name}": float(found[what][own].mean()) for what in ("solved", *self.measures) for name, own in parts.items()}
+        return {name: float(values.mean()) for name, values in found.items()} | by_domain

@@ -96,6 +96,8 @@ def test_controls_keep_the_answer_and_lose_what_they_should():
         assert len(plain) <= len(long) <= max(len(trace.text), len(plain))
         assert len(trace.text) - len(long) < 12 or len(plain) > len(trace.text)
         assert count_backtracks(long) == 0
+        breaks = plain.count("\n")
+        assert padded(plain, breaks + 9, lambda text: text.count("\n")) == "let me see\n" * 9 + plain
         mixed = shuffled(trace.text, 0, p.id)
         assert sorted(mixed.split("\n")) == sorted(trace.text.split("\n"))
         assert mixed != trace.text

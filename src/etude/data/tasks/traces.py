@@ -9,7 +9,7 @@ Source: dossier 39 (arXiv 2505.24273), where the same problems get k = 0, 1, 5, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -229,11 +229,13 @@ def make_traces(
 PADDING = "let me see"
 
 
-def padded(text: str, length: int) -> str:
-    """The trace with neutral lines before its first step, as near to `length` characters as fits and never above."""
-    missing = length - len(text)
-    lines = [PADDING] * (missing // (len(PADDING) + 1))
-    return "".join(f"{line}\n" for line in lines) + text
+def padded(text: str, length: int, measure: Callable[[str], int] = len) -> str:
+    """The trace with neutral lines before its first step, as near to `length` as fits and never above.
+
+    measure: of a text, by default its characters; a tokenizer's count for tokens.
+    """
+    missing = length - measure(text)
+    return f"{PADDING}\n" * (missing // measure(f"{PADDING}\n")) + text
 
 
 def shuffled(text: str, seed: int, name: str) -> str:
