@@ -14,7 +14,7 @@ from etude.engine import checkpoint
 from etude.engine.ledger import Budget
 from etude.engine.metrics import read_metrics
 from etude.engine.optim import SGD, AdamW
-from etude.engine.protocols import Method, Problem, Sampling
+from etude.engine.protocols import Method, Problem, Sampling, Turn
 from etude.engine.schedule import Constant
 from etude.engine.streams import numpy_rng
 from etude.engine.trainer import Trainer
@@ -166,6 +166,51 @@ def test_it_learns(kind):
     assert result.metrics["held/solved/three/1"] == result.metrics["held/solved"] == result.metrics["held/reward"]
     assert result.metrics["held/threes/three/1"] == result.metrics["held/threes"] == result.metrics["held/solved"]
     assert (result.metrics["held/response_tokens"], result.metrics["held/finished"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 9])
+def test_under_a_window_the_last_interactions_are_read_and_no_more(window):
+    class Never(Retry):
+        def step(self, response):
+            return Turn(f"!{self.problem.prompt}", 0.0, terminated=False)
+
+    pool = ProblemPool([Domain("never", [Copy().problem(0, i, 1) for i in range(3)], Never)])
+    rules = Collector(pool, Letters(), SAMPLING, context=64, max_turns=5, window=window)
+    letters, asked = Letters(), []
+
+    class Spy(PlainGenerator):
+        def complete(self, prompts, *given, **named):
+            asked.append([letters.decode(p) for p in prompts])
+            return super().complete(prompts, *given, **named)
+
+    rollouts, spent = rules.collect(Spy(tiny(context=64)), np.arange(3), 2, seed=1, prompt_ids=range(3))
+    for number, rollout in enumerate(rollouts):
+        prompt = pool[rollout.problem].prompt
+        said = [
+            letters.decode(rollout.tokens[a:b]) for a, b in zip(rollout.starts, [*rollout.starts[1:], len(rollout.tokens)], strict=True)
+        ]
+        assert all(text.endswith(f"!{prompt}") for text in said[:-1])
+        for turn in range(5):
+            expected = prompt + "".join(said[max(0, turn - window + 1) : turn])
+            assert letters.decode(rollout.read(turn)) == expected
+            assert asked[turn][number if turn else number // 2] == expected
+        assert len(rollout.tokens) == len(rollout.mask) == len(rollout.logprobs) == len(rollout.rewards)
+    assert spent.prompt_tokens == sum(len(text) for turn in asked for text in turn)
+
+
+def test_a_window_keeps_long_episodes_inside_the_context():
+    class Never(Retry):
+        def step(self, response):
+            return Turn(f"!{self.problem.prompt}", 0.0, terminated=False)
+
+    pool = ProblemPool([Domain("never", [Copy().problem(0, i, 1) for i in range(3)], Never)])
+    made = {w: Collector(pool, Letters(), SAMPLING, context=16, max_turns=9, window=w) for w in (None, 2)}
+    turns = {
+        w: [len(r.starts) for r in c.collect(PlainGenerator(tiny()), np.arange(3), 1, seed=1, prompt_ids=range(3))[0]]
+        for w, c in made.items()
+    }
+    assert max(turns[None]) < 9
+    assert turns[2] == [9, 9, 9]
 
 
 def test_dynamic_sampling_draws_again_and_charges_what_it_rejects(tmp_path):
@@ -396,6 +441,8 @@ def test_bad_input():
         (lambda: collector(sampling=Sampling(temperature=0)), r"sampling\.temperature: found 0"),
         (lambda: collector(failures="skip"), "failures: found 'skip', expected stop or zero"),
         (lambda: collector(max_turns=0), "max_turns"),
+        (lambda: collector(window=0), "window: found 0, expected a whole number >= 1"),
+        (lambda: stream_of(collector(max_turns=3, window=2)), "collector.window: found 2, expected none, or all turns"),
         (lambda: stream_of(config=RoundConfig(samples=1)), "groups of 1"),
         (lambda: stream_of(advantages=GeneralisedAdvantages()), "reference: found none"),
         (lambda: stream_of(config=RoundConfig(max_draws=2)), r"RoundConfig\.max_draws: found 2"),

@@ -63,6 +63,12 @@ def test_pairs_come_in_one_batch():
     assert Batch(data, np.arange(2)).num_tokens == 3 + 3 + 3 + 4
 
 
+def test_a_completion_may_stand_beside_itself_where_rewards_are_regressed():
+    source = PairSource([("1?", "2", "2")], context=8, tokenizer=Letters(), end=END, distinct=False)
+    first, second = source.get(np.array([0]))["tokens"][0].tolist()
+    assert first == second
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

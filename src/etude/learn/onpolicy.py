@@ -66,6 +66,8 @@ class RolloutStream:
         self.advantages.check(config.samples)
         if self.advantages.needs_reference and reference is None:
             raise BadInput("reference", "none", "a frozen model, which the KL in the reward is measured to")
+        if collector.window is not None and collector.window < collector.max_turns:
+            raise BadInput("collector.window", repr(collector.window), "none, or all turns: a row must be what the model had read")
         if config.max_draws > 1 and keep is None:
             raise BadInput("RoundConfig.max_draws", repr(config.max_draws), "1, or a rule `keep` that rejects groups")
         self.reference, self.keep, self.num_rounds = reference, keep, num_rounds

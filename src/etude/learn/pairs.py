@@ -36,9 +36,11 @@ class PairSource:
 
     rows: triples of texts or token ids. The rest as in `CompletionSource`. reference: [N, 2] summed log-probabilities under the
     reference model (`reference_logprobs`), where the objective holds no model of its own for it.
+    distinct: False lets a completion stand beside itself, for regressions on differences of rewards, which are 0 there.
     get(ids) -> {"tokens": [B, 2, T + 1] int64, "loss_mask": [B, 2, T] bool, "lengths": [B, 2] int64, with a reference also
     "reference": [B, 2] float32}.
-    Raises BadInput naming the row: chosen = rejected, an empty completion, more tokens than the context holds.
+    Raises BadInput naming the row: chosen = rejected where they must be distinct, an empty completion, more tokens than the context
+    holds.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class PairSource:
         tokenizer: Tokenizer | None = None,
         end: int | None = None,
         reference: Tensor | np.ndarray | None = None,
+        distinct: bool = True,
         name: str = "pair",
     ) -> None:
         if not len(rows):
@@ -63,7 +66,7 @@ class PairSource:
                 completion_row(prompt, answer, context=context, tokenizer=tokenizer, end=end, where=f"{where}, {kind}")
                 for answer, kind in zip(answers, ("chosen", "rejected"), strict=True)
             ]
-            if np.array_equal(both[CHOSEN].tokens, both[REJECTED].tokens):
+            if distinct and np.array_equal(both[CHOSEN].tokens, both[REJECTED].tokens):
                 raise BadInput(where, "chosen = rejected", "two different completions")
             self.pairs.append(Pair(*both))
         self.reference = None if reference is None else torch.as_tensor(np.asarray(reference), dtype=torch.float32)

@@ -35,6 +35,7 @@ class Rollout:
     prompt_id: of its group, unique within a round. sample: number within the group. problem: number in the pool. prompt: as read.
     tokens, mask, logprobs, rewards grow with each turn: mask and logprobs at the model's own tokens, rewards [n] at the last
     token of each response. reward: their sum. finish: "stop", "length" (of the response) or "context" (no room for a turn).
+    starts: where in `tokens` each response begins. window: of the collector that made it.
     """
 
     prompt_id: int
@@ -50,10 +51,23 @@ class Rollout:
     finish: str = ""
     error: str = ""
     num_generated: int = 0
+    starts: list[int] = field(default_factory=list)
+    window: int | None = None
 
     @property
     def row(self) -> Row:
+        """The whole episode. Under a window that is more than the model had read before its later responses."""
         return Row(np.array(self.tokens), np.array(self.mask[1:]))
+
+    def read(self, turn: int) -> list[int]:
+        """The tokens that response number `turn` (from 0; the next one too) is given after: all before it, or, under a window of w
+        interactions, the prompt and then the last w - 1 responses, each with what the environment said to it."""
+        end = self.starts[turn] if turn < len(self.starts) else len(self.tokens)
+        if self.window is None or turn < self.window:
+            return self.tokens[:end]
+        # A window of one has nothing but the prompt: not even what was said last.
+        begin = self.starts[turn - self.window + 1] if self.window > 1 else end
+        return self.tokens[: self.starts[0]] + self.tokens[begin:end]
 
 
 @dataclass(slots=True)
@@ -72,6 +86,8 @@ class Collector:
     """Makes rollouts with any generator.
 
     context:   of the model, in tokens. max_turns: after so many responses an episode ends where it stands.
+    window:    how many interactions the model reads of, the present one among them (`Rollout.read`); None: all. Rollouts under a
+               window that has slid are no rows to train on as they are: use what was read.
     shaping:   added to the reward of the last response (`Overlong`, `Unfinished`).
     failures:  what a verifier that raises or gives no finite number does: "stop" (VerifierFailed) or "zero" (reward 0, and on).
     Raises BadInput for a generator without log-probabilities, a prompt without tokens or longer than the context with room
@@ -86,6 +102,7 @@ class Collector:
         *,
         context: int,
         max_turns: int = 1,
+        window: int | None = None,
         shaping: Sequence[Shaping] = (),
         failures: str = "stop",
     ) -> None:
@@ -95,8 +112,10 @@ class Collector:
             raise BadInput("sampling.temperature", repr(sampling.temperature), "a number > 0: greedy responses do not differ")
         if max_turns < 1:
             raise BadInput("max_turns", repr(max_turns), "a whole number >= 1")
+        if window is not None and window < 1:
+            raise BadInput("window", repr(window), "a whole number >= 1, or none")
         self.pool, self.tokenizer, self.sampling, self.context = pool, tokenizer, sampling, context
-        self.max_turns, self.shaping, self.failures = max_turns, tuple(shaping), failures
+        self.max_turns, self.window, self.shaping, self.failures = max_turns, window, tuple(shaping), failures
 
     def collect(
         self, generator: Generator, problems: np.ndarray, samples: int, *, seed: int, prompt_ids: Sequence[int]
@@ -112,7 +131,7 @@ class Collector:
             responses = self._complete(generator, [rollouts[i] for i in active], samples, turn, seed)
             spent.seconds_generating += time.perf_counter() - started
             # A group's prompt is read once; later turns are prompts of their own.
-            spent.prompt_tokens += sum(len(rollouts[i].tokens) for i in (active if turn else active[::samples]))
+            spent.prompt_tokens += sum(len(rollouts[i].read(turn)) for i in (active if turn else active[::samples]))
             started = time.perf_counter()
             going_on = []
             for i, response in zip(active, responses, strict=True):
@@ -149,7 +168,9 @@ class Collector:
                     expected = f"1 to {self.context + 1 - self.sampling.max_tokens}: responses of {self.sampling.max_tokens} must fit"
                     raise BadInput(f"problem {self.pool[int(number)].id}: prompt", f"{len(tokens)} tokens", expected)
                 blank = len(tokens)
-                rollouts.append(Rollout(int(prompt_id), sample, int(number), prompt, tokens, [False] * blank, [0.0] * blank, [0.0] * blank))
+                none = [0.0] * blank
+                rollout = Rollout(int(prompt_id), sample, int(number), prompt, tokens, [False] * blank, none, [*none], window=self.window)
+                rollouts.append(rollout)
                 environments.append(environment)
         return rollouts, environments
 
@@ -159,7 +180,7 @@ class Collector:
             prompts = [np.array(r.tokens) for r in firsts]
             groups = generator.complete(prompts, self.sampling, n=samples, seed=seed, ids=[r.prompt_id for r in firsts])
             return [response for group in groups for response in group]
-        prompts = [np.array(r.tokens) for r in rollouts]
+        prompts = [np.array(r.read(turn)) for r in rollouts]
         # Later turns differ within a group: each episode is a prompt of its own, under a stream of its own.
         ids = [r.prompt_id * samples + r.sample for r in rollouts]
         return [group[0] for group in generator.complete(prompts, self.sampling, n=1, seed=derive(seed, "turn", turn), ids=ids)]
@@ -170,6 +191,7 @@ class Collector:
             raise BadInput(f"problem {self.problem_of(rollout).id}, sample {rollout.sample}", "an empty completion", "at least one token")
         if response.logprobs is None or len(response.logprobs) != len(tokens):
             raise BadInput("generator", "a completion without log-probabilities", "one for each token")
+        rollout.starts.append(len(rollout.tokens))
         rollout.tokens += tokens
         rollout.mask += [True] * len(tokens)
         rollout.logprobs += np.asarray(response.logprobs, dtype=np.float64).tolist()
@@ -192,10 +214,12 @@ class Collector:
         if turn.terminated or turn.truncated or last:
             return False
         said = self.tokenizer.encode(turn.text).tolist()
-        if len(rollout.tokens) + len(said) + self.sampling.max_tokens > self.context + 1:
+        whole = len(rollout.tokens)
+        rollout.tokens += said
+        if len(rollout.read(len(rollout.starts))) + self.sampling.max_tokens > self.context + 1:
+            del rollout.tokens[whole:]
             rollout.finish = "context"
             return False
-        rollout.tokens += said
         rollout.mask += [False] * len(said)
         rollout.logprobs += [0.0] * len(said)
         rollout.rewards += [0.0] * len(said)
