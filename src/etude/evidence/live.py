@@ -117,8 +117,8 @@ class Lines(Quiet):
         self.kept = sum(row.state not in ("waiting", "running") for row in self.rows)
         return self
 
-    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
-        if kind is None:
+    def __exit__(self, *error: object) -> None:
+        if not any(error):
             self._title()
 
     def _title(self) -> None:
