@@ -131,6 +131,8 @@ def test_an_output_folder_of_something_else_is_left_alone(tiny, run, tmp_path):
     assert [p.name for p in out.iterdir()] == ["thesis.txt"]
     (out / "thesis.txt").rename(tmp_path / "thesis.txt")
     output.claim(out, "another")
+    (out / "smoke" / "runs").mkdir(parents=True)
+    (out / "smoke" / "runs" / "a-seed0-1.json").write_text("{}")
     with pytest.raises(BadInput, match="found runs of the study 'another', expected runs of 'tiny', or an empty folder"):
         run(tiny())
     with pytest.raises(BadInput, match=r"thesis.txt: found a file, expected a folder"):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from etude.data import corpora
+from etude.data.cards import card, cards
 from etude.errors import BadInput
 from etude.evidence import fingerprint
 from etude.evidence.registration import SCALE
@@ -14,20 +15,21 @@ from etude.evidence.study import Study
 
 def needed(study: Study, scale: str) -> list[str]:
     """Names of the corpora that the scale's settings name, and at cpu scale of all of the study's data."""
-    names = [text for text in _texts(fingerprint.settings_of(study, scale)) if text in corpora.cards()]
+    names = [text for text in _texts(fingerprint.settings_of(study, scale)) if text in cards()]
     return list(dict.fromkeys([*names, *(study.data if scale == SCALE else ())]))
 
 
 def require(study: Study, scale: str) -> None:
     """Raises BadInput for the first that is not here, naming the command that gets it: a run may come to it after minutes only."""
     for name in needed(study, scale):
-        found = corpora.card(name)
-        if found.here:
+        missing = [part for part in card(name).parts or (name,) if not card(part).here]
+        if not missing:
             continue
-        where = f"{study.slug}, {scale} scale, data '{name}'"
+        where, found = f"{study.slug}, {scale} scale, data '{missing[0]}'", card(missing[0])
         if found.registry == "procedural":
             raise BadInput(where, f"no package {found.package.partition('==')[0]}", corpora.INSTALL)
-        raise BadInput(where, "it not on this machine", f"`etude data get {name}` first")
+        get = " && ".join(f"etude data get {part}" for part in missing)
+        raise BadInput(where, "it not on this machine", f"`{get}` first")
 
 
 def _texts(value: Any) -> Iterator[str]:
