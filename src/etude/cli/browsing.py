@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from etude.cli.output import colored, console, print_json, table
+from etude.cli.output import colored, console, print_json
 from etude.errors import BadInput, one_of
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
@@ -29,6 +28,7 @@ def list_papers(
     from rich.markup import escape
 
     from etude.cli.standing import standing
+    from etude.evidence.tables import Grid
     from etude.papers.catalogue import FAMILIES, cards
 
     found = cards()
@@ -43,7 +43,7 @@ def list_papers(
         return
     shown = [c for c in found if planned or c.state != "planned"]
     if shown:
-        grid = table(">#", "paper", "family", "what came out")
+        grid = Grid(">#", "|paper", "|family", "what came out", key=1)
         for c in shown:
             result = results.get(c.slug)
             if c.state == "ready":
@@ -66,6 +66,7 @@ def search(
     """Find papers by words."""
     from rich.markup import escape
 
+    from etude.evidence.tables import Grid
     from etude.papers.catalogue import cards
     from etude.papers.search import search as rank
 
@@ -76,7 +77,7 @@ def search(
     if not found:
         console().print("No paper has these words: etude list --planned shows all.")
         return
-    grid = table(">#", "paper", "state", "claim")
+    grid = Grid(">#", "|paper", "|state", "claim", key=1)
     for c, _ in found:
         grid.add_row(str(c.number or ""), f"[bold]{c.slug}[/]", c.state, escape(c.claim))
     console().print(grid)
@@ -108,21 +109,27 @@ def show(
         paper_page.print_page(found)
 
 
-def cite(what: Annotated[str, typer.Argument(metavar="PAPER|RUN", help="A paper, or the folder or record of a run.")]) -> None:
-    """BibTeX of a paper, or of what a run stands on."""
-    from etude.papers.catalogue import card
-    from etude.papers.citation import bibtex, bibtex_of_etude
+def cite(
+    what: Annotated[str, typer.Argument(metavar="PAPER|RUN", help="A paper, or the folder or record of a run.")],
+    json: Json = False,
+) -> None:
+    """BibTeX of a paper, or of what a run stands on: its methods' papers, etude, its data."""
+    from etude.papers.catalogue import card, cards
+    from etude.papers.citation import of_paper, of_recipe, of_record, of_run
 
     path = Path(what)
-    if not path.is_dir() and path.suffix != ".json":
-        print(bibtex(card(what)))
-        return
-    from etude.cli.standing import record_of
+    if what in {c.slug for c in cards()} or not (path.is_dir() or path.suffix in (".json", ".toml") or ("/" in what and not path.exists())):
+        references = [of_paper(card(what))]
+    else:
+        from etude.cli.standing import mark_of, recipe_of, record_of
 
-    record = record_of(path)
-    known = record.get("provenance", {})
-    note = [f"{record['slug']} at scale {record.get('scale', '?')}"]
-    note += [f"{name} {known[name]}" for name in ("commit", "torch", "date") if isinstance(known.get(name), str)]
-    with suppress(BadInput):  # the study of a single file has no paper behind it
-        print(bibtex(card(record["slug"])), end="\n\n")
-    print(bibtex_of_etude(str(known.get("etude", "")), ", ".join(note)))
+        if (recipe := recipe_of(path)) is not None:
+            references = of_recipe(recipe, str(path))
+        elif (mark := mark_of(path)) is not None:
+            references = of_run(mark, str(path))
+        else:
+            references = of_record(record_of(path))
+    if json:
+        print_json([reference.as_dict() for reference in references])
+    else:
+        print(*(reference.bibtex for reference in references), sep="\n\n")

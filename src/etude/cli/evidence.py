@@ -10,7 +10,7 @@ import typer
 
 from etude.cli.browsing import Json
 from etude.cli.failures import FAILED
-from etude.cli.output import colored, console, print_json, table
+from etude.cli.output import colored, console, print_json
 from etude.errors import BadInput
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def _slugs(paper: str, place: Place) -> list[str]:
 def _check(smoke: bool, json: bool) -> None:
     from rich.markup import escape
 
+    from etude.evidence.tables import BREAK, Grid
     from etude.evidence.verify import Standing, check
     from etude.papers.catalogue import cards, load_study
 
@@ -138,10 +139,10 @@ def _check(smoke: bool, json: bool) -> None:
     if json:
         print_json([asdict(s) | {"sound": s.sound} for s in result])
     else:
-        grid = table("paper", "state", "verdict", ">attempts", "findings")
+        grid = Grid("|paper", "|state", "|verdict", ">attempts", "findings")
         for s in result:
             color = _STATE_COLORS.get(s.state, "bright_black")
-            tried = f"{s.attempts}" + f" ({s.abandoned} abandoned)" * bool(s.abandoned)
+            tried = f"{s.attempts}" + f"{BREAK}({s.abandoned} abandoned)" * bool(s.abandoned)
             said = escape("\n".join(s.findings)) + "".join(f"\n[dim]{escape(note)}[/]" for note in s.notes)
             grid.add_row(f"[bold]{s.slug}[/]", f"[{color}]{s.state}[/]", colored(s.verdict), tried, said.strip())
         console().print(grid)
@@ -153,6 +154,7 @@ def _check(smoke: bool, json: bool) -> None:
 
 def _recorded(json: bool) -> None:
     from etude.cli.standing import history, standing
+    from etude.evidence.tables import Grid
     from etude.papers.catalogue import cards
 
     found = {c.slug: standing(c.slug) for c in cards() if c.state == "ready"}
@@ -160,7 +162,7 @@ def _recorded(json: bool) -> None:
     if json:
         print_json([{"slug": slug, **asdict(s), **history(slug)} for slug, s in kept.items()])
         return
-    grid = table("paper", "what came out", ">attempts")
+    grid = Grid("|paper", "what came out", ">attempts")
     for slug, s in kept.items():
         grid.add_row(f"[bold]{slug}[/]", colored(s.line), str(history(slug)["attempts"]))
     console().print(grid if kept else "Nothing is on record yet.")

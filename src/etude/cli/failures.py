@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from etude.errors import BadInput, one_of
@@ -35,6 +36,27 @@ def exit_code(error: BaseException, *, given: Sequence[str] = (), debug: bool = 
     said = str(error) if type(error).__module__.startswith("etude.") else f"{type(error).__name__}: {error}"
     _say(f"error: {said}" + ("" if debug else " (--debug shows where)"))
     return FAILED
+
+
+def refuse_empty(given: Sequence[str]) -> None:
+    """Raises BadInput for an argument or an option's value that is an empty text: a variable of the shell that was not set, most likely.
+
+    To the parser an empty text is a value like any other, and an empty path is the working directory.
+    """
+    commands = list(takewhile(lambda word: word and not word.startswith("-"), given))
+    for before, word in zip(["", *given], given, strict=False):
+        option, equals, value = word.partition("=")
+        if word.startswith("--") and equals and not value.strip():
+            raise BadInput(f"{_door(commands)} {option}", "an empty value", "a value, or none of the option")
+        if not word.strip():
+            after = f" after {before}" if before.startswith("-") else ""
+            raise BadInput(_door(commands), f"an empty argument{after}", f"what `{_door(commands)} --help` says")
+
+
+def _door(commands: Sequence[str]) -> str:
+    """ "etude data get" of "data get NAME": the words that name a command."""
+    nested = len(commands) > 1 and commands[0] in ("data", "recipe")
+    return " ".join(["etude", *commands[: 2 if nested else 1]])
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from etude.cli.browsing import Json
-from etude.cli.output import console, print_json, table
+from etude.cli.output import console, print_json
 
 
 def add(app: typer.Typer) -> None:
@@ -36,13 +36,14 @@ def list_data(json: Json = False) -> None:
     """All corpora with their size, licence and whether they are here."""
     from rich.markup import escape
 
-    from etude.data.corpora import cards
+    from etude.data.cards import cards
+    from etude.evidence.tables import Grid
 
     found = cards().values()
     if json:
         print_json([asdict(c) | {"here": c.here, "path": str(c.path) if c.here and not c.parts else None} for c in found])
         return
-    grid = table(">name", "here", ">MB", "licence", "what")
+    grid = Grid("|name", "|here", ">MB", "licence", "what")
     for c in found:
         size = sum(cards()[p].bytes for p in c.parts) if c.parts else c.bytes
         licence = c.licence + {"yes": "", "no": "; not for commercial use"}.get(c.commercial, "; commercial use unclear")

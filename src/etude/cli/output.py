@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 COLORS = {"holds": "green", "reversed": "red", "no effect": "yellow", "inconclusive": "bright_black"}
 """Of the verdicts."""
@@ -43,17 +42,6 @@ def console() -> Console:
             raise  # the BrokenPipeError that is being handled: `main` knows what to do with it
 
     return Pipe(highlight=False, soft_wrap=False)
-
-
-def table(*columns: str, title: str = "", **options: Any) -> Table:
-    """An unframed table; a column that starts with ">" is set to the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left", header_style="bold", **options)
-    for name in columns:
-        made.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=name.startswith(">"))
-    return made
 
 
 def colored(verdict: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 from rich.markup import escape
 from rich.padding import Padding
 
-from etude.cli.output import colored, console, table
+from etude.cli.output import colored, console
 from etude.cli.standing import history, standing
+from etude.evidence.tables import Grid
 from etude.evidence.wording import claim_effect
 from etude.papers.catalogue import FAMILIES, Card
 
@@ -47,7 +48,7 @@ def print_page(card: Card) -> None:
         "arenas": ", ".join(card.arenas),
         "tags": ", ".join(card.tags),
     }
-    grid = table("", "", show_header=False)
+    grid = Grid("|", "", header=False, ruled=False)
     for name, value in facts.items():
         if value:
             grid.add_row(f"[dim]{name}[/]", escape(value))
@@ -58,12 +59,13 @@ def print_page(card: Card) -> None:
 def _print_evidence(card: Card) -> None:
     out, found, past = console(), standing(card.slug), history(card.slug)
     if found:
-        out.print(f"[bold]Evidence[/]  {colored(found.line)}")
-        grid = table("claim", "verdict", "effect, with its interval")
+        out.print(f"\n[bold]Evidence[/]  {colored(found.line)}")
+        grid = Grid("claim", "|verdict", "effect, with its interval")
         for claim in found.claims:
             said = claim_effect({"estimate": None, "interval": None} | claim, level=True)
             grid.add_row(escape(str(claim.get("text", ""))), colored(str(claim.get("verdict", ""))), escape(said))
         out.print(grid)
+    out.print()
     if past["registered"] or past["attempts"]:
         out.print(f"registered: {past['registered'] or 'no'}; attempts: {past['attempts']}, of which abandoned: {past['abandoned']}")
     for plot in past["plots"]:
@@ -80,7 +82,7 @@ def print_deviations(slug: str, rows: Sequence[Sequence[str]]) -> None:
     if not rows:
         console().print(f"{slug}: no departures from the paper are written down.")
         return
-    grid = table("what", "paper", "ours", "why", "expected effect", show_lines=True)
+    grid = Grid("what", "paper", "ours", "why", "expected effect", spaced=True)
     for row in rows:
         grid.add_row(*(escape(str(x)) for x in row))
     console().print(grid)

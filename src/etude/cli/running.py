@@ -10,6 +10,7 @@ import typer
 from etude.cli.browsing import Json
 from etude.cli.output import print_json
 from etude.errors import BadInput
+from etude.evidence.seeds import asked
 
 
 def add(app: typer.Typer) -> None:
@@ -43,8 +44,7 @@ def run(
     json: Json = False,
 ) -> None:
     """A paper's study: its arms at equal budget, over seeds, with a verdict."""
-    chosen = [a.strip() for a in arms.split(",") if a.strip()] or None
-    which = _seeds(seeds)
+    chosen, which = _names(arms), asked(seeds, "etude run --seeds")
     from etude.papers.catalogue import card, load_study
 
     study = load_study(paper)  # before the runner, so that a paper that is not here costs no time
@@ -64,19 +64,12 @@ def run(
     run_study(word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
 
 
-def _seeds(text: str) -> int | list[int] | None:
-    """ "5" is a count, "100-104" and "100,102" name the seeds, "" leaves the choice to the scale."""
-    if not text:
-        return None
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    listed: list[int] = []
-    for part in text.split(",") if "," in text or "-" in text else [""]:
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
-            raise BadInput("etude run --seeds", f"'{text}'", "a whole number >= 1, or seeds such as 100-104 or 100,102")
-        listed += range(int(first), int(last or first) + 1)
-    return listed
+def _names(text: str) -> list[str] | None:
+    """The arms of "A,B"; None for all."""
+    names = [name.strip() for name in text.split(",")]
+    if text and not all(names):
+        raise BadInput("etude run --arms", f"'{text}'", "names with one comma between two")
+    return names if text else None
 
 
 def train(

@@ -81,17 +81,39 @@ def history(slug: str) -> dict[str, Any]:
     return {"registered": date, "attempts": len(started), "abandoned": len(started - ended), "plots": pictures}
 
 
+def recipe_of(path: Path) -> dict[str, Any] | None:
+    """The recipe of a run of `etude train`: a TOML file, or recipe.toml in the run's folder; None for a study's run.
+
+    Raises BadInput where it cannot be read.
+    """
+    file = path / "recipe.toml" if path.is_dir() else path
+    if file.suffix != ".toml" or not file.is_file():
+        return None
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BadInput(str(file), f"a file that cannot be read ({error})", "a recipe (TOML)") from error
+
+
+def mark_of(path: Path) -> dict[str, Any] | None:
+    """The mark of a run from Python (`etude.train(..., folder=...)`); None where the folder is no such run's."""
+    file = path / "run.json"
+    return _json(file) if file.is_file() else None
+
+
 def record_of(path: Path) -> dict[str, Any]:
-    """The record of a run: a JSON file, or the one named record.json in (or below) a run's folder.
+    """The record of a study's run: a JSON file, or the newest one named record.json in (or below) a run's folder.
 
     Raises BadInput if there is none or it names no paper.
     """
     file = path
     if path.is_dir():
-        found = sorted(path.rglob("record.json"))
+        found = sorted(path.rglob("record.json"), key=lambda p: p.stat().st_mtime_ns)
         if not found:
-            raise BadInput(str(path), "no record.json", "the folder of a finished run")
+            raise BadInput(str(path), "no record.json and no recipe.toml", "the folder of a run")
         file = found[-1]
+    elif path.suffix != ".json":
+        raise BadInput(str(path), "no such file or folder", "a paper's slug, or the folder or record of a run")
     record = _json(file)
     if not isinstance(record.get("slug"), str):
         raise BadInput(str(file), "no slug", "the record of a run")

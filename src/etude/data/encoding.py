@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from etude.data.corpora import cache_folder
+from etude.data.cards import cache_folder
 from etude.data.text import TextFile, parted
 from etude.data.tokenizers import BytePairs, Bytes, Characters, Tokenizer, load, save
 from etude.data.tokens import TokenCorpus, TokenWriter

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ LOGS = ("metrics.jsonl", "order.bin")
 class RunFolder:
     """The folder of one run; `held` makes it.
 
-    told:   what the run is, part by part, in plain values (`identity`): compared on resume and named where it differs.
-    beside: name -> content of files that say what the run is made of, written with the mark.
+    told:    what the run is, part by part, in plain values (`identity`): compared on resume and named where it differs.
+    beside:  name -> content of files that say what the run is made of, written with the mark.
+    methods: full names of the methods' classes, for whoever asks later what the run stood on.
     """
 
-    def __init__(self, path: Path, told: Mapping[str, Any], beside: Mapping[str, str]) -> None:
-        self.path, self.told, self.beside = path, told, beside
+    def __init__(self, path: Path, told: Mapping[str, Any], beside: Mapping[str, str], methods: Sequence[str] = ()) -> None:
+        self.path, self.told, self.beside, self.methods = path, told, beside, list(methods)
         self.mark, self.checkpoints = path / MARK, path / "checkpoints"
         self.worked = False  # whether an update was done: what is on disk is then worth keeping
         self._made: list[Path] = []  # folders that were not there before
@@ -91,8 +92,8 @@ class RunFolder:
 
     def _write_mark(self) -> None:
         told = json.loads(json.dumps(self.told, default=str))
-        content = {"identity": digests(self.told), "told": told, "files": list(self.beside), "kept": self._kept}
-        checkpoint.write_atomic(self.mark, json.dumps(content))
+        facts = {"methods": self.methods, "files": list(self.beside), "kept": self._kept}
+        checkpoint.write_atomic(self.mark, json.dumps({"identity": digests(self.told), "told": told, **facts}))
 
     def _read_mark(self) -> dict[str, Any]:
         try:
@@ -134,12 +135,12 @@ class RunFolder:
 
 
 @contextmanager
-def held(path: Path, told: Mapping[str, Any], beside: Mapping[str, str], resume: bool) -> Iterator[RunFolder]:
-    """The folder, locked and marked, while a run is at work in it.
+def held(path: Path, told: Mapping[str, Any], beside: Mapping[str, str], methods: Sequence[str], resume: bool) -> Iterator[RunFolder]:
+    """The folder, locked and marked, while a run is at work in it; the arguments are those of `RunFolder`.
 
     A run that raises before its first update is withdrawn. Raises BadInput where the folder cannot be had, and touches nothing then.
     """
-    folder = RunFolder(path, told, beside)
+    folder = RunFolder(path, told, beside, methods)
     lock: int | None = None
     try:
         try:

@@ -123,7 +123,9 @@ class Trainer(Generic[M]):
         if resume and self.folder is None:
             raise BadInput("folder", "none", "the folder of the run to resume")
         try:
-            with nullcontext() if self.folder is None else held(self.folder, self._told, self.beside, resume) as folder:
+            methods = [f"{type(m).__module__}.{type(m).__qualname__}" for m in self.hooks.methods]
+            place = nullcontext() if self.folder is None else held(self.folder, self._told, self.beside, methods, resume)
+            with place as folder:
                 return self._run(folder, resume)
         except BadInput as error:
             # What a method's part refuses during the run is named as the method's user knows it.

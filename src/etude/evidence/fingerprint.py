@@ -124,9 +124,9 @@ def run_hash(study: Study, scale: str, arm: str, seed: int, hashes: Mapping[str,
 
 
 def _data_hash(name: str) -> str:
-    from etude.data import corpora
+    from etude.data import cards
 
-    card = corpora.card(name)
+    card = cards.card(name)
     return card.sha256 or digest({part: _data_hash(part) for part in card.parts})
 
 

@@ -103,27 +103,42 @@ class Quiet:
 
 
 class Lines(Quiet):
-    """A line for each run that ends, and one a quarter minute while none does."""
+    """A line for each run that ends, and one a quarter minute while none does.
+
+    The title comes with the first sign that a run is under way: what is refused at once is an error that stands alone.
+    """
 
     def __init__(self, rows: Sequence[Row], title: str, metric: str, workers: int, console: Console) -> None:
         super().__init__(rows)
         self.title, self.metric, self.workers, self.console = title, metric, workers, console
-        self.spoke = time.monotonic()
+        self.spoke, self.titled = time.monotonic(), False
 
     def __enter__(self) -> View:
-        kept = sum(row.state not in ("waiting", "running") for row in self.rows)
-        self._say(f"{self.title}: {len(self.rows)} runs" + (f", {kept} kept from before" if kept else ""))
+        self.kept = sum(row.state not in ("waiting", "running") for row in self.rows)
         return self
+
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+        if kind is None:
+            self._title()
+
+    def _title(self) -> None:
+        if not self.titled:
+            self.titled = True
+            self._say(f"{self.title}: {len(self.rows)} runs" + (f", {self.kept} kept from before" if self.kept else ""))
 
     def changed(self, row: Row) -> None:
         if row.state in ("done", "diverged"):
+            self._title()
             ended = sum(r.state not in ("waiting", "running") for r in self.rows)
             left = time_left(self.rows, self.workers)
             more = f", about {clock(left)} left" if left else ""
             self._say(f"[{ended}/{len(self.rows)}] {row.task.name}: {row.state} in {clock(row.seconds)}{more}")
 
     def tick(self) -> None:
+        if any(row.fraction for row in self.rows):
+            self._title()
         if time.monotonic() - self.spoke > 15:
+            self._title()
             doing = [f"{r.task.name} {r.fraction:.0%}" for r in self.rows if r.state == "running"]
             self._say(f"  running {'; '.join(doing) or 'nothing yet'}; about {clock(time_left(self.rows, self.workers))} left")
 
@@ -150,7 +165,10 @@ class LiveTable(Quiet):
     def _draw(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("arm", "seed", "", "progress", "left", self.metric):
-            table.add_column(name, justify="left" if name in ("arm", "", "progress") else "right")
+            table.add_column(name, justify="left" if name in ("arm", "", "progress") else "right", no_wrap=name == "arm")
+        # Arms are never cut: what is short of room is the bar.
+        names = max((len(row.task.arm) for row in self.rows), default=0)
+        bar = max(4, min(24, self.console.width - names - len(self.metric) - 38))
         order = sorted(self.rows, key=lambda r: ("running", "waiting").index(r.state) if r.state in ("running", "waiting") else 2)
         room = max(self.console.height - 4, 4)
         shown = self.rows if len(self.rows) <= room else order[:room]
@@ -160,7 +178,7 @@ class LiveTable(Quiet):
             left = clock(row.left(None)) if row.state == "running" else clock(row.seconds) if row.seconds else ""
             value = "" if row.metric is None else f"{row.metric:.4g}"
             table.add_row(
-                Text(row.task.arm, style), str(row.task.seed), Text(row.state, style), ProgressBar(1.0, fraction, width=24), left, value
+                Text(row.task.arm, style), str(row.task.seed), Text(row.state, style), ProgressBar(1.0, fraction, width=bar), left, value
             )
         ended = sum(row.state not in ("waiting", "running") for row in self.rows)
         hidden = len(self.rows) - len(shown)

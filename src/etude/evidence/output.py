@@ -34,7 +34,10 @@ def claim(out: Path, slug: str) -> Path:
             except (ValueError, KeyError, TypeError) as error:
                 raise BadInput(str(mark), "unreadable content", "the mark of a study's folder, or an empty folder") from error
             if holder != slug:
-                raise BadInput(str(out), f"runs of the study '{holder}'", f"runs of '{slug}', or an empty folder")
+                if _holds_something(out):
+                    raise BadInput(str(out), f"runs of the study '{holder}'", f"runs of '{slug}', or an empty folder")
+                with alone(out):  # its study was refused before anything ran
+                    write_atomic(mark, json.dumps({"study": slug}) + "\n")
         elif out.exists() and any(not p.name.startswith(".") for p in out.iterdir()):
             raise BadInput(str(out), "files that no study wrote", "an empty or new folder")
         out.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,12 @@ def claim(out: Path, slug: str) -> Path:
     except OSError as error:
         raise BadInput(str(out), error.strerror or str(error), "a folder that can be written") from error
     return out
+
+
+def _holds_something(out: Path) -> bool:
+    """Whether there is anything but the mark and workers' logs: a run, what one has begun, a record, a file of the user's."""
+    found = (p.relative_to(out).parts for p in out.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return any(parts != (MARK,) and parts[1:2] != ("logs",) for parts in found)
 
 
 @contextlib.contextmanager

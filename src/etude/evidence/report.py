@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 from rich.text import Text
 
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput
-from etude.evidence import records
+from etude.evidence import records, tables
 from etude.evidence.live import clock
 from etude.evidence.places import Place
 from etude.evidence.plan import Plan
 from etude.evidence.statistics import t_interval
+from etude.evidence.tables import BREAK, Grid
 from etude.evidence.wording import BETTER, HIGHER, amount, claim_effect, effect, remark
 
 VERDICT_STYLES = {"holds": "bold green", "reversed": "bold red", "no effect": "yellow", "inconclusive": "yellow"}
@@ -26,55 +27,53 @@ VERDICT_STYLES = {"holds": "bold green", "reversed": "bold red", "no effect": "y
 
 def show(record: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints the table, effects at equal FLOPs and wall time, and the verdicts, to stdout unless told otherwise."""
-    console = console or _stdout()
+    console = console or tables.stdout()
     n = len(record["seeds"])
-    console.print(Text(f"{record['slug']} · {record['size']} · {n} seed{'s' * (n != 1)}", "bold"), soft_wrap=True)
+    tables.say(console, Text(f"{record['slug']} · {record['size']} · {n} seed{'s' * (n != 1)}", "bold"))
     console.print(arms_table(record))
     matched = matched_table(record)
     if matched is not None:
         console.print(matched)
     for claim in record["claims"]:
-        console.print(claim_line(claim), soft_wrap=True)
+        tables.say(console, claim_line(claim))
     style = "dim" if remark(record) else VERDICT_STYLES.get(record["verdict"], "bold")
-    console.print(Text.assemble("Verdict: ", (record["line"], style)), soft_wrap=True)
+    tables.say(console, Text.assemble("Verdict: ", (record["line"], style)))
 
 
-def arms_table(record: Mapping[str, Any]) -> Table:
+def arms_table(record: Mapping[str, Any]) -> Grid:
     """Per arm: the headline metric with its t interval, the paired effect against the baseline, what it cost, its size."""
     headline, baseline = record["headline"], record["baseline"]
     better = "↓" if record["lower_is_better"] else "↑"
-    table = Table(box=None, pad_edge=False)
-    table.add_column("arm")
-    for name in (f"{headline} {better}", f"against {baseline}", "FLOPs", "tokens", "time a run", "parameters"):
-        table.add_column(name, justify="right")
+    numbers = (f"{headline} {better}", f"against {baseline}", "FLOPs", "tokens", "time a run", "parameters")
+    table = Grid("|arm", *(f">{name}" for name in numbers), split=True, ruled=False)
     base = record["arms"].get(baseline)
     for name, arm in record["arms"].items():
         values = _values(arm["metrics"].get(headline, []))
         against = "baseline" if name == baseline else "–"
         if base is not None and name != baseline and headline in arm["metrics"]:
             against = _effect(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), record["lower_is_better"])
+            against = against.replace(" [", f"{BREAK}[")
         marks = " (reference)" * arm["reference"] + f" ({sum(arm['diverged'])} diverged)" * any(arm["diverged"])
         cost = [amount(_total(arm["ledger"], q)) for q in ("flops", "tokens")]
-        size = np.mean(arm["parameters"]) if any(arm["parameters"]) else math.nan
-        table.add_row(name + marks, _with_interval(values), against, *cost, clock(float(np.mean(arm["seconds"]))), amount(float(size)))
+        size = amount(float(np.mean(arm["parameters"]))) if any(arm["parameters"]) else "–"
+        table.add_row(escape(name) + marks, _with_interval(values), against, *cost, clock(float(np.mean(arm["seconds"]))), size)
     return table
 
 
-def matched_table(record: Mapping[str, Any]) -> Table | None:
+def matched_table(record: Mapping[str, Any]) -> Grid | None:
     """The effects at equal FLOPs and at equal wall time, where curves were recorded."""
     if not record["matched"]:
         return None
-    table = Table(title="At equal cost (smaller total of the two)", title_justify="left", box=None, pad_edge=False)
-    for name in ("arm", "equal", "at", "effect", ""):
-        table.add_column(name, justify="left" if name in ("arm", "") else "right")
+    table = Grid("|arm", ">equal", ">at", ">effect", "", split=True, ruled=False, title="At equal cost (smaller total of the two)")
     for quantity, entries in record["matched"].items():
         for arm, e in entries.items():
             if e["estimate"] is None:
-                table.add_row(arm, "FLOPs" if quantity == "flops" else "wall time", "–", "no estimate", e["reason"])
+                table.add_row(escape(arm), "FLOPs" if quantity == "flops" else "wall time", "–", "no estimate", escape(e["reason"]))
                 continue
             where = f"{amount(e['at'])} FLOPs" if quantity == "flops" else f"{e['at']:.3g} s"
             mark = f"{e['mid_schedule']} read mid-schedule" if e["mid_schedule"] else ""
-            table.add_row(arm, "FLOPs" if quantity == "flops" else "wall time", where, _matched_effect(record, e), mark)
+            said = escape(_matched_effect(record, e)).replace(f"{e['measure']} ", f"{e['measure']}{BREAK}", 1).replace(" [", f"{BREAK}[")
+            table.add_row(escape(arm), "FLOPs" if quantity == "flops" else "wall time", where, said, escape(mark))
     return table
 
 
@@ -90,21 +89,19 @@ def claim_line(claim: Mapping[str, Any]) -> Text:
 
 def show_plan(plan: Plan, console: Console | None = None) -> None:
     """Prints a plan, to stdout unless told otherwise."""
-    console = console or _stdout()
-    console.print(Text(f"{plan.slug} · {plan.scale} · {plan.size}", "bold"), soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    for name in ("arm", "time a run", "memory", "known from", *["planned budget"] * bool(plan.budgets)):
-        table.add_column(name, justify="right" if name in ("time a run", "memory") else "left")
+    console = console or tables.stdout()
+    tables.say(console, Text(f"{plan.slug} · {plan.scale} · {plan.size}", "bold"))
+    table = Grid("|arm", ">time a run", ">memory", "known from", *["planned budget"] * bool(plan.budgets), ruled=False)
     for arm, cost in plan.arms.items():
         budget = ", ".join(f"{amount(value)} {quantity}" for quantity, value in plan.budgets.get(arm, {}).items()) or "not said"
-        table.add_row(arm, clock(cost.seconds), _bytes(cost.memory), cost.source, *[budget] * bool(plan.budgets))
+        table.add_row(escape(arm), clock(cost.seconds), _bytes(cost.memory), cost.source, *[budget] * bool(plan.budgets))
     console.print(table)
     kept = f", {plan.kept} finished before" if plan.kept else ""
-    console.print(f"{plan.runs} runs: {len(plan.arms)} arms x {len(plan.seeds)} seeds{kept}; {plan.workers} at a time", highlight=False)
+    tables.say(console, f"{plan.runs} runs: {len(plan.arms)} arms x {len(plan.seeds)} seeds{kept}; {plan.workers} at a time")
     took = "unknown" if plan.seconds is None else "about " + clock(plan.seconds)
     disk = f"disk {_bytes(plan.disk)} of {_bytes(plan.disk_free)} free"
-    console.print(f"time {took}, memory {_bytes(plan.memory)}, {disk}", highlight=False)
-    console.print(f"smallest detectable effect (80 % power): {plan.detectable:.3g} {plan.detectable_unit}", highlight=False, soft_wrap=True)
+    tables.say(console, f"time {took}, memory {_bytes(plan.memory)}, {disk}")
+    tables.say(console, f"smallest detectable effect (80 % power): {plan.detectable:.3g} {plan.detectable_unit}")
 
 
 def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:
@@ -146,11 +143,6 @@ def recorded(place: Place, slugs: Iterable[str]) -> list[dict[str, Any]]:
         except BadInput:
             continue
     return found
-
-
-def _stdout() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=160)  # a pipe has no width; wrapped cells cannot be read
 
 
 def _total(ledgers: Sequence[Mapping[str, Mapping[str, float]]], quantity: str) -> float:

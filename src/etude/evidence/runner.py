@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.engine.arguments import typed
+from etude.engine.arguments import shown, typed
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
 from etude.evidence import attempts, fingerprint, jobs, output, places, planned, plots, records, registration, report
@@ -24,6 +24,7 @@ from etude.evidence.places import Place
 from etude.evidence.pool import Pool, RunFailed
 from etude.evidence.provenance import provenance
 from etude.evidence.reference import Reference, reference_of
+from etude.evidence.seeds import MOST
 from etude.evidence.study import SCALES, Study
 from etude.evidence.verdict import check
 
@@ -74,9 +75,13 @@ def run_study(
         raise one_of(f"{study.slug}, scale", scale, [s for s in SCALES if s in study.scales])
     chosen = _arms(study, scale, arms)
     numbers = _seeds(study, scale, seeds)
+    if out is not None and not str(out).strip():
+        raise BadInput(f"{study.slug}, out", "an empty text", "a folder")
     plans = planned.check(study, scale, chosen)
     size = _workers(workers, reference)
     base = Path(out) if out is not None else Path("runs") / study.slug
+    if not plan:
+        _data_is_here(study, scale)
     hashes = fingerprint.study_hashes(study, scale)
     tasks = [
         output.task(base, scale, arm, seed, fingerprint.run_hash(study, scale, arm, seed, hashes)) for seed in numbers for arm in chosen
@@ -244,10 +249,25 @@ def _arms(study: Study, scale: str, arms: Sequence[str] | None) -> list[str]:
 def _seeds(study: Study, scale: str, seeds: int | Sequence[int] | None) -> list[int]:
     if seeds is None:
         seeds = study.scales[scale].seeds
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    if count > MOST:
+        raise BadInput(f"{study.slug}, seeds", f"{count:,} of them" if count < 10**15 else "a huge number of them", f"at most {MOST:,}")
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
-    if not numbers or any(not isinstance(n, int) or n < 0 for n in numbers):
-        raise BadInput(f"{study.slug}, seeds", repr(seeds), "a count of at least 1, or numbers >= 0")
+    if not numbers or any(n < 0 for n in numbers):
+        raise BadInput(f"{study.slug}, seeds", shown(seeds), "a count of at least 1, or numbers >= 0")
     return numbers
+
+
+def _data_is_here(study: Study, scale: str) -> None:
+    """Before a folder is made or a run begun: the cpu scale's corpora, and any that the settings name."""
+    from etude.data.cards import card, cards
+
+    named = getattr(study.scales[scale].settings, "corpus", None)
+    for name in [*(study.data if scale == registration.SCALE else ()), *([named] if named in cards() else ())]:
+        missing = [part for part in card(name).parts or (name,) if not card(part).here]
+        if missing:
+            get = " && ".join(f"etude data get {part}" for part in missing)
+            raise BadInput(f"{study.slug} at {scale} scale", f"the corpus '{missing[0]}' not on this machine", f"`{get}` first")
 
 
 def _workers(workers: int | None, reference: Reference | None) -> int:

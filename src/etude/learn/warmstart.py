@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from etude.data.corpora import cache_folder
+from etude.data.cards import cache_folder
 from etude.data.stream import DataStream
 from etude.data.tokenizers import Tokenizer
 from etude.engine import checkpoint

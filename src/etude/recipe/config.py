@@ -122,7 +122,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 # --- errors -----------------------------------------------------------------------------------------------------------
 def expected_of(error: Mapping[str, Any]) -> str:
     """What a validation error asks for, in a recipe's words; of several words, with the one that was most likely meant."""
-    text = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    text: str = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         text += _meant(error["input"], re.findall(r"'([^']*)'", text))
     return _WORDS.get(text, text)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.corpora import cards, corpus, corpus_tokenizer, data_hash
+from etude.data.cards import cards
+from etude.data.corpora import corpus, corpus_tokenizer, data_hash
 from etude.data.encoding import encoded, tokenizer_for
 from etude.data.packing import PackedSource
 from etude.data.sources import MixtureSource, SubsetSource, WindowSource
