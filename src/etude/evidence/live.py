@@ -113,10 +113,6 @@ class Lines(Quiet):
         self.title, self.metric, self.workers, self.console = title, metric, workers, console
         self.spoke, self.titled = time.monotonic(), False
 
-    def __enter__(self) -> View:
-        self.kept = sum(row.state not in ("waiting", "running") for row in self.rows)
-        return self
-
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         if kind is None:
             self._title()
@@ -124,7 +120,8 @@ class Lines(Quiet):
     def _title(self) -> None:
         if not self.titled:
             self.titled = True
-            self._say(f"{self.title}: {len(self.rows)} runs" + (f", {self.kept} kept from before" if self.kept else ""))
+            kept = sum(row.state == "kept" for row in self.rows)
+            self._say(f"{self.title}: {len(self.rows)} runs" + (f", {kept} kept from before" if kept else ""))
 
     def changed(self, row: Row) -> None:
         if row.state in ("done", "diverged"):
@@ -137,10 +134,11 @@ class Lines(Quiet):
     def tick(self) -> None:
         if any(row.fraction for row in self.rows):
             self._title()
-        if time.monotonic() - self.spoke > 15:
+        now = time.monotonic()
+        if now - self.spoke > 15 and any(r.state == "running" and now - r.started > 15 for r in self.rows):
             self._title()
             doing = [f"{r.task.name} {r.fraction:.0%}" for r in self.rows if r.state == "running"]
-            self._say(f"  running {'; '.join(doing) or 'nothing yet'}; about {clock(time_left(self.rows, self.workers))} left")
+            self._say(f"  running {'; '.join(doing)}; about {clock(time_left(self.rows, self.workers))} left")
 
     def _say(self, text: str) -> None:
         self.spoke = time.monotonic()
