@@ -8,6 +8,7 @@ it is asked for, so that `import etude` is light.
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ __all__ = ["Budget", "__version__", "corpus", "method", "study", "task", "train"
 
 def __dir__() -> list[str]:
     """What has not been asked for yet is listed too, so that completion finds it; nothing is imported."""
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name, value in globals().items() if name.startswith("__") or isinstance(value, ModuleType))})
 
 
 def __getattr__(name: str) -> Any:

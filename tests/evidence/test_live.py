@@ -56,3 +56,24 @@ def test_the_table_shows_running_ones_first_where_room_is_short():
     assert "1.234" in text or "1.235" in text
     assert "19 of 20 runs, about 0:30 left" in text
     assert "(15 more not shown)" in text
+
+
+def test_what_is_refused_at_once_stands_alone_and_a_silent_run_is_spoken_of(monkeypatch):
+    file = io.StringIO()
+    rows = [row("a", 0)]
+    view = live.Lines(rows, "tiny at quick scale", "metric", 1, Console(file=file))
+    refused = False
+    try:
+        with view:
+            rows[0].state, rows[0].started = "running", time.monotonic()
+            view.changed(rows[0])
+            view.tick()
+            raise ValueError
+    except ValueError:
+        refused = True
+    assert refused
+    assert file.getvalue() == ""
+    later = time.monotonic() + 20
+    monkeypatch.setattr(live.time, "monotonic", lambda: later)
+    view.tick()
+    assert file.getvalue().splitlines() == ["tiny at quick scale: 1 runs", "  running a, seed 0 0%; about – left"]

@@ -78,7 +78,7 @@ def test_bad_input():
         Supervised(lambda out, y: out.sum())(Given(), batch_of([[1.0]], [0]))
     with pytest.raises(BadInput, match=r"data\.y: found shape \(2, 3\), expected the model's"):
         Supervised("mse")(Given(), batch_of([[1.0], [2.0]], [[0.0] * 3] * 2))
-    with pytest.raises(BadInput, match="x of 3 rows, y of 2 rows"):
+    with pytest.raises(BadInput, match="Accuracy.*: found x of 3 rows, y of 2 rows"):
         Accuracy(torch.zeros(3, 2), torch.zeros(2))
     with pytest.raises(BadInput, match="label_smoothing"):
         Supervised(label_smoothing=1.5)

@@ -208,9 +208,10 @@ def _finite(value: Real) -> bool:
 
 @cache
 def _members(protocol: type) -> list[str]:
+    """A protocol's first two members, which tell the role: what a run never asks for, a small stand-in may leave out."""
     own = [c for c in protocol.__mro__ if getattr(c, "_is_protocol", False) and c not in (Protocol, Generic)]
     names = dict.fromkeys(name for c in own for name in (*vars(c), *vars(c).get("__annotations__", ())))
-    return [name for name in names if not name.startswith("_") or name in ("__call__", "__len__")]
+    return [name for name in names if not name.startswith("_") or name in ("__call__", "__len__")][:2]
 
 
 def _instead_of_class(value: Any, kind: Any) -> str | None:

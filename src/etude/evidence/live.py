@@ -141,7 +141,7 @@ class Lines(Quiet):
         if now - self.spoke > 15 and any(r.state == "running" and now - r.started > 15 for r in self.rows):
             self._title()
             doing = [f"{r.task.name} {r.fraction:.0%}" for r in self.rows if r.state == "running"]
-            self._say(f"  running {'; '.join(doing) or 'nothing yet'}; about {clock(time_left(self.rows, self.workers))} left")
+            self._say(f"  running {'; '.join(doing)}; about {clock(time_left(self.rows, self.workers))} left")
 
     def _say(self, text: str) -> None:
         self.spoke = time.monotonic()

@@ -52,6 +52,7 @@ def arms_table(record: Mapping[str, Any]) -> Grid:
         against = "baseline" if name == baseline else "–"
         if base is not None and name != baseline and headline in arm["metrics"]:
             against = _effect(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), record["lower_is_better"])
+            against = against.replace(" [", f"{BREAK}[")
         marks = " (reference)" * arm["reference"] + f" ({sum(arm['diverged'])} diverged)" * any(arm["diverged"])
         cost = [amount(_total(arm["ledger"], q)) for q in ("flops", "tokens")]
         size = amount(float(np.mean(arm["parameters"]))) if any(arm["parameters"]) else "–"

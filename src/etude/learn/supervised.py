@@ -82,8 +82,6 @@ class Accuracy:
         self.x, self.y, self.batch_size = data["x"], data["y"], batch_size
         if batch_size < 1:
             raise BadInput("Accuracy.batch_size", repr(batch_size), "a whole number >= 1")
-        if len(self.x) != len(self.y) or not len(self.x):
-            raise BadInput("evaluator", f"{len(self.x)} samples and {len(self.y)} labels", "as many labels as samples, at least one")
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Metrics:
