@@ -99,7 +99,7 @@ def test_the_table_ends_with_the_verdict_line(tiny, run, capsys):
     run(tiny(), workers=1, quiet=False)
     out = capsys.readouterr().out
     assert "Verdict: holds at 100 tokens; paper: 7B / 300B tokens, not tested there" in out
-    assert "the signs differ for fast" in out
+    assert "the signs differ for fast" in " ".join(out.split())
     assert "primary   holds: fast falls faster" in out
 
 
