@@ -1,8 +1,10 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
+from etude.evidence import output, plan, records
 from etude.evidence.places import Place
 from etude.evidence.plan import extrapolate, makespan
 from etude.evidence.runner import run_study
@@ -37,6 +39,7 @@ def test_a_plan_from_finished_runs_starts_nothing(tiny, tmp_path):
     assert told["seconds"] == pytest.approx(2 * sum(mean))
     assert told["arms"]["plain"]["source"] == "3 finished runs"
     assert told["memory"] > 1e7
+    assert told["disk"] > 1000
     losses = record["arms"]
     effects = np.subtract(losses["plain"]["metrics"]["loss"], losses["fast"]["metrics"]["loss"])
     assert told["detectable"] == pytest.approx(smallest_detectable(float(np.std(effects, ddof=1)), 5, 0.05))
@@ -55,3 +58,46 @@ def test_a_plan_without_earlier_runs_probes_on_a_tuning_seed(tiny, tmp_path, cap
     assert told["detectable"] == smallest_detectable(1.0, 3)
     assert "standard deviations" in told["detectable_unit"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_record_that_keeps_no_memory_has_it_probed(tiny, tmp_path, capsys):
+    place = Place(tmp_path)
+    record = run_study(tiny(), seeds=3, quiet=True, out=tmp_path / "first", place=place, workers=1)
+    assert all(peak > 1e7 for arm in record["arms"].values() for peak in arm["peak_bytes"])
+    assert all(size > 500 for arm in record["arms"].values() for size in arm["disk_bytes"])
+    records.write(place.record("tiny"), record)
+    where = {"plan": True, "out": tmp_path / "out", "place": place, "workers": 2}
+    known = run_study(tiny(), quiet=True, **where)
+    assert {cost["source"] for cost in known["arms"].values()} == {f"the record of {record['provenance']['date'][:10]}"}
+    assert known["arms"]["plain"]["memory"] == max(record["arms"]["plain"]["peak_bytes"])
+    assert known["disk"] == sum(3 * int(np.mean(arm["disk_bytes"])) for arm in record["arms"].values())
+    for arm in record["arms"].values():
+        del arm["peak_bytes"], arm["disk_bytes"]  # as records of old
+    records.write(place.record("tiny"), record)
+    capsys.readouterr()
+    told = run_study(tiny(), **where)
+    out, err = capsys.readouterr()
+    assert err == "probing 3 arms for a few seconds each, 2 at a time ...\n"
+    assert "unknown" not in out
+    assert told["memory"] > 1e7
+    assert told["arms"]["fast"]["source"].endswith("; memory: a whole run")
+    assert told["arms"]["fast"]["seconds"] == pytest.approx(np.mean(record["arms"]["fast"]["seconds"]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process cannot forget its peak")
+def test_a_run_is_not_charged_with_the_memory_of_the_one_before(tiny, tmp_path):
+    heavy = ("    steps = 20\n", "    steps = 20\n    held = np.ones(40_000_000 if gain == 1.0 else 1)\n")
+    record = run_study(tiny(heavy), seeds=1, arms=["plain", "fast"], quiet=True, out=tmp_path / "out", place=Place(tmp_path), workers=1)
+    assert record["arms"]["plain"]["peak_bytes"][0] - record["arms"]["fast"]["peak_bytes"][0] > 2e8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the memory of another process is not told")
+def test_what_says_nothing_for_long_has_its_memory_measured_all_the_same(tiny, tmp_path):
+    study = tiny(("    steps = 20\n", "    steps = 20\n    held = np.ones(40_000_000)\n    time.sleep(60)\n"))
+    loaded = study.study()
+    tasks = [output.task(tmp_path / "out", "quick", "plain", 0, "none")]
+    told = plan.make(loaded, study, tasks, 1, tmp_path / "out", Place(tmp_path), {}, probe_seconds=1.0).arms["plain"]
+    assert told.seconds is None
+    assert told.source == "its first 1 s (no progress reported)"
+    assert told.memory > 3.2e8
+    assert told.begun

@@ -77,6 +77,7 @@ def execute(study: Study, task: Task, progress: Progress) -> dict[str, Any]:
         study=study.slug, arm=task.arm, scale=task.scale, seed=seed, settings=study.scales[task.scale].settings,
         folder=task.folder, progress=told,
     )  # fmt: skip
+    forget_peak()
     started = time.perf_counter()
     with global_streams(derive(seed, "job")):  # an arm that forgets to seed something is repeatable all the same
         try:
@@ -89,6 +90,7 @@ def execute(study: Study, task: Task, progress: Progress) -> dict[str, Any]:
         **_checked(study, task, outcome), "probe": [] if resumed else probe, "resumed": resumed,
         "seconds": seconds, "peak_bytes": peak_bytes(), "date": now(),
     }  # fmt: skip
+    run["disk_bytes"] = len(dumps(run)) + bytes_below(task.folder)
     write_atomic(task.file, dumps(run))
     return run
 
@@ -149,10 +151,30 @@ def can_pin() -> bool:
     return find_spec("threadpoolctl") is not None
 
 
+def bytes_below(folder: Path) -> int:
+    """The size of all files in a folder, 0 where there is none."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else 0
+
+
+def forget_peak() -> None:
+    """Lets `peak_bytes` begin anew, where the system can (Linux), so that a run is not charged with the one before it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_bytes() -> int:
-    """The most memory this process has held so far."""
+    """The most memory this process has held, since `forget_peak` where that works."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_of(process: int) -> int:
+    """The most memory that another process has held, 0 where the system does not tell (anything but Linux)."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration, ValueError):
+        return 0
 
 
 def dumps(value: Any, **options: Any) -> str:

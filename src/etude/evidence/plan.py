@@ -1,16 +1,18 @@
 """What a study will take, said before it starts: time, memory, disk, and the smallest effect that its seeds can show.
 
-Times come from finished runs of the same study and scale where there are any (in the output folder, then on record). What
-is left is probed: each such arm runs for a few seconds in a process of its own, on a seed that is for tuning, and its time
-follows from the progress that it reports. What reports no progress stays unknown, and the plan says so.
+Time, memory and disk come from finished runs of the same study and scale where there are any (in the output folder, then on
+record; old records hold times alone). What is left is probed: each such arm runs for a few seconds in a process of its own, on
+a seed that is for tuning, and its time follows from the progress that it reports. Where it reports none the time stays unknown,
+and the plan says so.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from etude.errors import BadInput
-from etude.evidence import jobs, output, records
+from etude.evidence import jobs, output, records, requirements
 from etude.evidence.estimate import NotJudged, Seeds
 from etude.evidence.jobs import Task
 from etude.evidence.places import Place
@@ -32,12 +34,20 @@ from etude.evidence.verdict import primary_of
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one run of an arm. seconds, memory (bytes, peak), disk (bytes): None where unknown; source: where they come from."""
+    """Of one run of an arm. seconds, memory (bytes, peak), disk (bytes): None where unknown; source: where they come from.
+
+    begun: memory and disk are those of a run's beginning, which the whole run may exceed.
+    """
 
     seconds: float | None
     memory: int | None
     disk: int | None
     source: str
+    begun: bool = False
+
+    @property
+    def known(self) -> bool:
+        return None not in (self.seconds, self.memory, self.disk)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +81,25 @@ class Plan:
 
 def make(
     study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, place: Place,
-    budgets: Mapping[str, Mapping[str, float]], probe_seconds: float = 8.0,
+    budgets: Mapping[str, Mapping[str, float]], probe_seconds: float = 8.0, say: Callable[[str], None] = lambda text: None,
 ) -> Plan:  # fmt: skip
-    """The plan of these tasks. Probes only arms without finished runs; 0 probe seconds leave them unknown."""
+    """The plan of these tasks. Probes only arms of which something is not known; 0 probe seconds leave it so.
+
+    say: told before it probes, which takes a while.
+    """
     scale, arms, seeds = tasks[0].scale, list(dict.fromkeys(t.arm for t in tasks)), list(dict.fromkeys(t.seed for t in tasks))
     todo = [task for task in tasks if jobs.load(task) is None]
     costs = {arm: _from_runs(out / scale, arm) or _from_record(place.record(study.slug), scale, arm) for arm in arms}
-    unknown = [arm for arm in dict.fromkeys(t.arm for t in todo) if costs[arm] is None]
+    unknown = [arm for arm in dict.fromkeys(t.arm for t in todo) if not ((cost := costs[arm]) and cost.known)]
     if unknown and reference is not None and probe_seconds > 0:
-        costs |= _probe(reference, scale, unknown, workers, probe_seconds)
+        requirements.require(study, scale)
+        say(f"probing {len(unknown)} arms for a few seconds each, {min(workers, len(unknown))} at a time ...")
+        untimed = [arm for arm in unknown if costs[arm] is None]
+        timed = [arm for arm in unknown if costs[arm] is not None]
+        found = _probe(reference, scale, untimed, workers, probe_seconds)
+        # Memory is at its peak as soon as a few updates are made, which may take a while to begin.
+        found |= _probe(reference, scale, timed, workers, 2 * probe_seconds, reports=3)
+        costs |= {arm: _completed(costs[arm], cost) for arm, cost in found.items()}
     known = {arm: cost or Cost(seconds=None, memory=None, disk=None, source="unknown") for arm, cost in costs.items()}
     each = [known[task.arm].seconds for task in todo]
     peaks = sorted((c.memory for c in known.values() if c.memory), reverse=True)
@@ -123,7 +143,7 @@ def _from_runs(base: Path, arm: str) -> Cost | None:
         try:
             run = jobs.loads(path.read_text(encoding="utf-8"))
             if run["arm"] == arm and not run.get("resumed"):  # of one that was killed, only its last part was timed
-                found.append((run["seconds"], run["peak_bytes"], path.stat().st_size + _size(base / "folders" / path.stem)))
+                found.append((run["seconds"], run["peak_bytes"], path.stat().st_size + jobs.bytes_below(base / "folders" / path.stem)))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     if not found:
@@ -139,22 +159,37 @@ def _from_record(path: Path, scale: str, arm: str) -> Cost | None:
         return None
     if record["scale"] != scale or arm not in record["arms"]:
         return None
-    source = f"the record of {record['provenance']['date'][:10]}"
-    return Cost(seconds=float(np.mean(record["arms"][arm]["seconds"])), memory=None, disk=None, source=source)
+    told, source = record["arms"][arm], f"the record of {record['provenance']['date'][:10]}"
+    peaks, sizes = ([v for v in told.get(name) or () if v is not None] for name in ("peak_bytes", "disk_bytes"))
+    return Cost(
+        seconds=float(np.mean(told["seconds"])), memory=max(peaks, default=None), disk=int(np.mean(sizes)) if sizes else None, source=source
+    )
 
 
-def _probe(reference: Reference, scale: str, arms: Sequence[str], workers: int, limit: float) -> dict[str, Cost]:
+def _completed(told: Cost | None, probed: Cost) -> Cost:
+    """What is on record, with memory and disk of a probe where it has none."""
+    if told is None:
+        return probed
+    memory = probed.memory if told.memory is None else told.memory
+    disk = probed.disk if told.disk is None else told.disk
+    return Cost(seconds=told.seconds, memory=memory, disk=disk, source=f"{told.source}; memory: {probed.source}", begun=probed.begun)
+
+
+def _probe(
+    reference: Reference, scale: str, arms: Sequence[str], workers: int, limit: float, reports: float = math.inf
+) -> dict[str, Cost]:  # fmt: skip
+    """The costs of arms from their first `limit` seconds; less where each has reported progress `reports` times."""
     costs: dict[str, Cost] = {}
     for first in range(0, len(arms), workers):
         group = arms[first : first + workers]
         with tempfile.TemporaryDirectory(prefix="etude-plan-") as folder:
             base = Path(folder)
             tasks = [output.task(base, scale, arm, TUNING_FROM, "probe") for arm in group]
-            costs |= _probe_group(reference, tasks, base, limit)
+            costs |= _probe_group(reference, tasks, base, limit, reports)
     return costs
 
 
-def _probe_group(reference: Reference, tasks: Sequence[Task], base: Path, limit: float) -> dict[str, Cost]:
+def _probe_group(reference: Reference, tasks: Sequence[Task], base: Path, limit: float, reports: float) -> dict[str, Cost]:
     started: dict[int, float] = {}
     points: dict[int, list[tuple[float, float]]] = {i: [] for i in range(len(tasks))}
     spent: dict[int, float] = {}
@@ -168,17 +203,21 @@ def _probe_group(reference: Reference, tasks: Sequence[Task], base: Path, limit:
                 spent[event.index] = now - started[event.index]
                 points[event.index].append((spent[event.index], event.fraction))
                 peaks[event.index] = event.peak
-            if len(started) == len(tasks) and now - max(started.values()) > limit:
+            if len(started) < len(tasks):
+                continue
+            if now - max(started.values()) > limit or all(len(told) >= reports for told in points.values()):
                 break
+        for i, peak in pool.peaks().items():  # also of those that have not said anything yet
+            peaks[i] = max(peaks[i], peak)
     costs: dict[str, Cost] = {}
     for i, task in enumerate(tasks):
         finished = task.file.exists()
         seconds = extrapolate(points[i], spent.get(i, 0.0))
-        source = "a whole run" if finished else f"its first {limit:.0f} s"
+        source = "a whole run" if finished else f"its first {spent.get(i, limit):.0f} s"
         if seconds is None:
-            source = f"unknown: no progress reported in {limit:.0f} s"
-        disk = task.file.stat().st_size + _size(task.folder) if finished else None
-        costs[task.arm] = Cost(seconds=seconds, memory=peaks[i] or None, disk=disk, source=source)
+            source += " (no progress reported)"
+        disk = jobs.bytes_below(task.folder) + (task.file.stat().st_size if finished else 0)
+        costs[task.arm] = Cost(seconds=seconds, memory=peaks[i] or None, disk=disk, source=source, begun=not finished)
     return costs
 
 
@@ -201,7 +240,3 @@ def _detectable(study: Study, n: int, places: Sequence[Path]) -> tuple[float, st
 
 def _existing(path: Path) -> Path:
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-
-
-def _size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else 0

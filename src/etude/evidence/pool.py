@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from etude.errors import BadInput
-from etude.evidence.jobs import Task
+from etude.evidence.jobs import Task, peak_of
 from etude.evidence.reference import Reference
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -53,6 +53,7 @@ class Pool:
         self.reference, self.size, self.logs = reference, workers, logs
         self.processes: list[subprocess.Popen[str]] = []
         self.listeners: list[threading.Thread] = []
+        self.doing: dict[int, int] = {}  # worker -> index of its task
         self.messages: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
 
     def __enter__(self) -> Pool:
@@ -81,7 +82,7 @@ class Pool:
     def run(self, tasks: Sequence[Task], tick: float = 0.2) -> Iterator[Event]:
         """Yields events until every task is done. Raises RunFailed, or the BadInput that a run raised."""
         waiting = list(enumerate(tasks))[::-1]
-        doing: dict[int, int] = {}  # worker -> index of its task
+        doing = self.doing = {}
         ready: set[int] = set()
         left = len(tasks)
         while left:
@@ -112,6 +113,11 @@ class Pool:
                     raise BadInput(*message["bad_input"])
                 case _:
                     raise RunFailed(run, f"{message['kind']}: {message['message']}", message["trace"])
+
+    def peaks(self) -> dict[int, int]:
+        """index of each task under way -> the most bytes that its process has held; empty where the system does not tell."""
+        found = {index: peak_of(self.processes[worker].pid) for worker, index in self.doing.items()}
+        return {index: peak for index, peak in found.items() if peak}
 
     def _listen(self, number: int, lines: IO[str]) -> None:
         try:

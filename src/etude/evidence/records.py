@@ -149,6 +149,7 @@ def _gather(
         "diverged": [run["diverged"] for run in runs], "parameters": [run["parameters"] for run in runs],
         "seconds": [run["seconds"] for run in runs], "probe": [run.get("probe", []) for run in runs],
         "resumed": [run.get("resumed", False) for run in runs],
+        "peak_bytes": [run.get("peak_bytes") for run in runs], "disk_bytes": [run.get("disk_bytes") for run in runs],
     }  # fmt: skip
 
 

@@ -25,8 +25,11 @@ from etude.evidence.wording import BETTER, HIGHER, amount, claim_effect, effect,
 VERDICT_STYLES = {"holds": "bold green", "reversed": "bold red", "no effect": "yellow", "inconclusive": "yellow"}
 
 
-def show(record: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the table, effects at equal FLOPs and wall time, and the verdicts, to stdout unless told otherwise."""
+def show(record: Mapping[str, Any], console: Console | None = None, tuned: str = "") -> None:
+    """Prints the table, effects at equal FLOPs and wall time, and the verdicts, to stdout unless told otherwise.
+
+    tuned: what tuning cost, as `tuning.line` says it.
+    """
     console = console or tables.stdout()
     n = len(record["seeds"])
     tables.say(console, Text(f"{record['slug']} · {record['size']} · {n} seed{'s' * (n != 1)}", "bold"))
@@ -34,6 +37,8 @@ def show(record: Mapping[str, Any], console: Console | None = None) -> None:
     matched = matched_table(record)
     if matched is not None:
         console.print(matched)
+    if tuned:
+        tables.say(console, Text(tuned, "dim"))
     for claim in record["claims"]:
         tables.say(console, claim_line(claim))
     style = "dim" if remark(record) else VERDICT_STYLES.get(record["verdict"], "bold")
@@ -90,16 +95,18 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     """Prints a plan, to stdout unless told otherwise."""
     console = console or tables.stdout()
     tables.say(console, Text(f"{plan.slug} · {plan.scale} · {plan.size}", "bold"))
-    table = Grid("|arm", ">time a run", ">memory", "known from", *["planned budget"] * bool(plan.budgets), ruled=False)
+    table = Grid("|arm", ">time a run", ">memory", ">disk", "known from", *["planned budget"] * bool(plan.budgets), ruled=False)
     for arm, cost in plan.arms.items():
         budget = ", ".join(f"{amount(value)} {quantity}" for quantity, value in plan.budgets.get(arm, {}).items()) or "not said"
-        table.add_row(escape(arm), clock(cost.seconds), _bytes(cost.memory), cost.source, *[budget] * bool(plan.budgets))
+        sizes = [_bytes(value) + " or more" * (cost.begun and value is not None) for value in (cost.memory, cost.disk)]
+        table.add_row(escape(arm), clock(cost.seconds), *sizes, cost.source, *[budget] * bool(plan.budgets))
     console.print(table)
     kept = f", {plan.kept} finished before" if plan.kept else ""
     tables.say(console, f"{plan.runs} runs: {len(plan.arms)} arms x {len(plan.seeds)} seeds{kept}; {plan.workers} at a time")
     took = "unknown" if plan.seconds is None else "about " + clock(plan.seconds)
-    disk = f"disk {_bytes(plan.disk)} of {_bytes(plan.disk_free)} free"
-    tables.say(console, f"time {took}, memory {_bytes(plan.memory)}, {disk}")
+    more = " or more" * any(cost.begun and cost.memory is not None for cost in plan.arms.values())
+    disk = f"disk {_bytes(plan.disk)}{more} of {_bytes(plan.disk_free)} free"
+    tables.say(console, f"time {took}, memory {_bytes(plan.memory)}{more}, {disk}")
     tables.say(console, f"smallest detectable effect (80 % power): {plan.detectable:.3g} {plan.detectable_unit}")
 
 

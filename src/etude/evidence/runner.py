@@ -289,7 +289,7 @@ def _plan(
     study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, place: Place,
     plans: Mapping[str, Mapping[str, float]], json: bool, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    made = planning.make(study, reference, tasks, workers, out, place, plans)
+    made = planning.make(study, reference, tasks, workers, out, place, plans, say=lambda text: _say(quiet, text))
     if json:
         print(records.strict_json(made.as_dict()))
     elif not quiet:
