@@ -137,6 +137,18 @@ def test_constraints_are_each_checked():
         assert found.verify(p, text) == 0, text
 
 
+def test_a_letter_is_left_out():
+    found = ConstrainedStrings(kinds=("case", "without"))
+    p = Problem("p", "", "", 2, {"case": "lower", "without": "e"})
+    assert [found.verify(p, text) for text in ("abc", "abe", "abE", "ABC")] == [1, 0, 0, 0]
+    for i in range(20):
+        drawn = found.problem(0, i, 2)
+        assert drawn.prompt.endswith(f"without {drawn.data['without']}: ")
+        assert drawn.data["without"] not in drawn.answer.lower()
+    with pytest.raises(BadInput, match="at most 25 with the kind 'without'"):
+        ConstrainedStrings(kinds=("without",), lengths=(3, 26))
+
+
 def test_chains_tell_lucky_answers_from_sound_ones():
     chains = task("chains")
     for i in range(30):

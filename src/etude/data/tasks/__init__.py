@@ -20,6 +20,7 @@ _HOMES = {
     "copying": ("sequences", "Copying"),
     "countdown": ("countdown", "Countdown"),
     "key-recall": ("recall", "KeyRecall"),
+    "knights": ("knights", "Knights"),
     "parity": ("sequences", "Parity"),
     "paths": ("paths", "Paths"),
     "sorting": ("sequences", "Sorting"),

@@ -1,4 +1,4 @@
-"""Strings under constraints that a program can check: exact counts, length, case, beginning, ending.
+"""Strings under constraints that a program can check: exact counts, length, case, beginning, ending, a letter left out.
 
 Prompt: `length 6, count a 2, case upper, end z: `. Answer: letters only, `AABCDZ`. Letters are counted whatever their case.
 Source: dossier 19's stand-in for instruction following with verifiable constraints.
@@ -15,7 +15,7 @@ import numpy as np
 from etude.data.tasks.family import Family
 from etude.errors import BadInput, one_of
 
-KINDS = ("length", "count", "case", "end", "begin")
+KINDS = ("length", "count", "case", "end", "begin", "without")
 
 
 class ConstrainedStrings(Family):
@@ -31,6 +31,10 @@ class ConstrainedStrings(Family):
             raise BadInput("task constrained-strings, kinds", repr(tuple(kinds)), "at least one, each once")
         if not 3 <= lengths[0] <= lengths[1] <= 60:
             raise BadInput("task constrained-strings, lengths", repr(lengths), "3 <= shortest <= longest <= 60")
+        if "without" in kinds and lengths[1] > 25:
+            raise BadInput(
+                "task constrained-strings, lengths", repr(lengths), "at most 25 with the kind 'without', which leaves a letter out"
+            )
         self.kinds, self.lengths = tuple(kinds), lengths
         self.difficulties = tuple(range(1, len(kinds) + 1))
         if (self.kinds, lengths) != (("length", "count", "case", "end"), (3, 8)):
@@ -42,11 +46,13 @@ class ConstrainedStrings(Family):
         letters = [string.ascii_lowercase[i] for i in rng.integers(0, 26, length)]
         upper = bool(rng.integers(2))
         counted = letters[int(rng.integers(length))]
+        absent = sorted(set(string.ascii_lowercase) - set(letters))
+        left_out = absent[int(rng.integers(len(absent)))] if "without" in self.kinds else ""
         wanted: dict[str, Any] = {}
         for kind in (self.kinds[i] for i in chosen):
             wanted[kind] = {
                 "length": length, "count": [counted, letters.count(counted)], "case": "upper" if upper else "lower", "end": letters[-1],
-                "begin": letters[0],
+                "begin": letters[0], "without": left_out,
             }[kind]  # fmt: skip
         said = ", ".join(f"{kind} {' '.join(map(str, v)) if isinstance(v, list) else v}" for kind, v in wanted.items())
         answer = "".join(letters)
@@ -62,5 +68,6 @@ class ConstrainedStrings(Family):
             "case": lambda v: answer == (answer.upper() if v == "upper" else lower),
             "end": lambda v: lower.endswith(v),
             "begin": lambda v: lower.startswith(v),
+            "without": lambda v: v not in lower,
         }
         return all(checks[kind](value) for kind, value in data.items())
