@@ -140,7 +140,7 @@ def test_a_record_and_a_plan_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatc
     text = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 60
     assert set(record["arms"]) <= set(text.split())
-    assert main(["run", "stacking", "--scale", "cpu", "--plan"]) == 0
+    assert main(["run", "stacking", "--scale", "cpu", "--plan", "--workers", "99999999999"]) == 0
     text = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 60
     assert set(record["arms"]) <= set(text.split())

@@ -222,6 +222,9 @@ def test_another_loops_folder_is_refused_even_in_its_first_round(tmp_path):
         run_loop(Halted(), START, 1, tmp_path, identity="a")
     with pytest.raises(BadInput, match="found a round of another loop"):
         run_loop(Guessing(), START, 1, tmp_path, identity="b")
+    (tmp_path / "mark" / "round-001").mkdir(parents=True)
+    (tmp_path / "mark" / "round-001" / "loop.json").write_text('{"identity": "a"}')  # of a loop that was refused at once
+    run_loop(Guessing(), START, 1, tmp_path / "mark", identity="b")
 
 
 def test_a_round_that_selects_nothing_is_a_round(tmp_path):

@@ -36,6 +36,7 @@ class RunFolder:
         self.path, self.told, self.beside, self.methods = path, told, beside, list(methods)
         self.mark, self.checkpoints = path / MARK, path / "checkpoints"
         self.worked = False  # whether an update was done: what is on disk is then worth keeping
+        self.aside: Path | None = None  # where an earlier run's logs were moved
         self._made: list[Path] = []  # folders that were not there before
         self._begun = self._kept = False
 
@@ -129,6 +130,7 @@ class RunFolder:
         while (aside := self.path / f"earlier-{number}").exists():
             number += 1
         aside.mkdir()
+        self.aside = aside
         # The mark goes last: a kill in between leaves a folder that is still known as a run's.
         for path in sorted(left, key=lambda p: p.name == MARK):
             os.replace(path, aside / path.name)

@@ -34,7 +34,8 @@ class RunResult(Generic[M]):
     """What a run came to.
 
     metrics: of the last evaluation, "evaluator/name" -> value. history: one dict an evaluation, with step, share, tokens,
-    flops, seconds and the metrics. ledger: what it cost. parameters: of the final model.
+    flops, seconds and the metrics. ledger: what it cost. parameters: of the final model. resumed_from: the checkpoint; passed_over:
+    newer ones that were damaged. set_aside: where the logs of an earlier run in the same folder were moved, "" if there were none.
     """
 
     model: M
@@ -45,6 +46,7 @@ class RunResult(Generic[M]):
     parameters: int
     resumed_from: str = ""
     passed_over: list[str] = field(default_factory=list)
+    set_aside: str = ""
 
     def curve(self, metric: str, x: str = "flops") -> tuple[list[float], list[float]]:
         """(x, y) lists of a metric over "flops", "tokens", "step", "seconds" or "share"."""

@@ -140,6 +140,7 @@ class Trainer(Generic[M]):
                 autocast=self.autocast,
             )  # fmt: skip
             result = RunResult(model=self.model, metrics={}, history=run.history, ledger=run.ledger, steps=0, parameters=0)
+            result.set_aside = str(folder.aside or "") if folder is not None else ""
             started, before = time.perf_counter(), 0.0
             if isinstance(self.stream, Bound):
                 log.open("timing.jsonl")

@@ -86,6 +86,7 @@ def run_study(
     tasks = [
         output.task(base, scale, arm, seed, fingerprint.run_hash(study, scale, arm, seed, hashes)) for seed in numbers for arm in chosen
     ]  # seed by seed, so that an interrupted study has whole pairs
+    size = min(size, len(tasks))
     if plan:
         return _plan(study, reference, tasks, size, base, place, plans, json, quiet)
     gate = registration.require(study, place) if registration.needed(study, scale, numbers, place) else None

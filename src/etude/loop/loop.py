@@ -109,11 +109,11 @@ def run_loop(
 
 def _belongs(path: Path, identity: str) -> None:
     """A round begun by another loop is refused, before anything of it is mixed with this one's."""
-    if path.exists():
-        if read_json(path) != {"identity": identity}:
-            raise BadInput(str(path.parent), "a round of another loop", "an empty folder, or the loop being resumed")
-    else:
-        write_json(path, {"identity": identity})
+    if path.exists() and read_json(path) == {"identity": identity}:
+        return
+    if path.exists() and any(other != path for other in path.parent.iterdir()):
+        raise BadInput(str(path.parent), "a round of another loop", "an empty folder, or the loop being resumed")
+    write_json(path, {"identity": identity})  # over the mark of a loop that never got further
 
 
 def _planned(path: Path, make: Callable[[], Sequence[Batch]]) -> list[list[Row]]:

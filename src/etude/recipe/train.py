@@ -146,6 +146,8 @@ def train_recipe(
             raise places.located(error, methods) from error
         for line in result.passed_over:
             shown.say(f"passed over {line}")
+        if result.set_aside:
+            shown.say(f"what an earlier run had logged there is in {result.set_aside}")
     return {
         "folder": str(folder),
         "steps": result.steps,
