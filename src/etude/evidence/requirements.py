@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from etude.data import corpora
+from etude.data.cards import INSTALL, card, cards
 from etude.errors import BadInput
 from etude.evidence import fingerprint
 from etude.evidence.registration import SCALE
@@ -14,19 +14,19 @@ from etude.evidence.study import Study
 
 def needed(study: Study, scale: str) -> list[str]:
     """Names of the corpora that the scale's settings name, and at cpu scale of all of the study's data."""
-    names = [text for text in _texts(fingerprint.settings_of(study, scale)) if text in corpora.cards()]
+    names = [text for text in _texts(fingerprint.settings_of(study, scale)) if text in cards()]
     return list(dict.fromkeys([*names, *(study.data if scale == SCALE else ())]))
 
 
 def require(study: Study, scale: str) -> None:
     """Raises BadInput for the first that is not here, naming the command that gets it: a run may come to it after minutes only."""
     for name in needed(study, scale):
-        found = corpora.card(name)
+        found = card(name)
         if found.here:
             continue
         where = f"{study.slug}, {scale} scale, data '{name}'"
         if found.registry == "procedural":
-            raise BadInput(where, f"no package {found.package.partition('==')[0]}", corpora.INSTALL)
+            raise BadInput(where, f"no package {found.package.partition('==')[0]}", INSTALL)
         raise BadInput(where, "it not on this machine", f"`etude data get {name}` first")
 
 
