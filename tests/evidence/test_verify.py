@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("stub_figures")
 
 @pytest.fixture
 def recorded(tiny, place, git, tmp_path):
-    """The tiny study, registered, committed, run and recorded. Returns its place."""
+    """The tiny study, tuned, registered, committed, run and recorded. Returns its place."""
+    place.tuning("tiny").parent.mkdir()
+    place.tuning("tiny").write_text('seeds = "100"\n[runs]\nplain = 1\nfast = 1\n')
     registration.register(tiny().study(), place)
     git("add", "-A")
     git("commit", "-qm", "registered")

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -41,7 +42,19 @@ def test_looked_up_levels_and_one_level_for_all_equal_levels_by_row():
     assert torch.allclose(net(x, torch.tensor([4])), net(x, torch.full((30,), 4)), atol=1e-6)
 
 
-def test_sizes_of_the_released_net():
+def test_tied_blocks_are_copies_of_one_another_with_one_gradient():
+    tied, free = small(tied=True, depth=4), small(depth=4)
+    free.load_state_dict({name: tied.state_dict()[re.sub(r"^blocks\.\d+", "blocks.0", name)] for name in free.state_dict()})
+    x, t = torch.randn(5, 2, generator=generator(0, "x")), torch.tensor([0, 3, 3, 9, 1])
+    assert torch.equal(tied(x, t), free(x, t))
+    for net in (tied, free):
+        net(x, t).square().mean().backward()
+    shared = tied.blocks[0].first.weight.grad
+    assert torch.allclose(shared, sum(block.first.weight.grad for block in free.blocks), atol=1e-7)
+    assert shared.abs().max() > 0
+
+
+def test_sizes_of_the_net():
     def count(**changes):
         with torch.device("meta"):
             return sum(p.numel() for p in NoiseNet(NoiseNetConfig(width=128, **changes)).parameters())

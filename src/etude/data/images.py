@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etude.data.corpora import INSTALL
+from etude.data.cards import INSTALL
 from etude.engine.streams import derive, global_streams, numpy_rng
 from etude.errors import BadInput
 

@@ -9,6 +9,7 @@ from etude.engine.arguments import check
 from etude.errors import BadInput, one_of
 
 CATEGORIES = ("train", "generate", "judge", "prepare", "tune", "steer")
+"""tune: what a run itself spends on choosing its settings. What a study's settings cost before it is in `evidence/tuning`."""
 QUANTITIES = (
     "tokens", "samples", "generated_tokens", "prompt_tokens", "labels", "environment_steps", "calls", "evaluations", "steps", "flops",
     "state_bytes", "seconds",

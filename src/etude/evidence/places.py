@@ -1,7 +1,7 @@
 """Where evidence lies: beside the source checkout, inside the installed package, or where ETUDE_EVIDENCE says.
 
 Below the folder: `registered/SLUG.toml`, `records/SLUG.json`, `heads/SLUG.json` (the record's verdict and claims alone),
-`attempts/SLUG.jsonl`, `plots/SLUG/NAME.png`.
+`attempts/SLUG.jsonl`, `tuning/SLUG.toml` (and its log, SLUG.md), `plots/SLUG/NAME.png`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class Place:
 
     def attempts(self, slug: str) -> Path:
         return self.root / "attempts" / f"{slug}.jsonl"
+
+    def tuning(self, slug: str) -> Path:
+        return self.root / "tuning" / f"{slug}.toml"
 
     def plots(self, slug: str) -> Path:
         return self.root / "plots" / slug

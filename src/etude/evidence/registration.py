@@ -14,7 +14,7 @@ from typing import Any
 
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput
-from etude.evidence import fingerprint, planned, toml
+from etude.evidence import fingerprint, planned, toml, tuning
 from etude.evidence.dates import now
 from etude.evidence.places import Place, git
 from etude.evidence.study import Study
@@ -71,6 +71,8 @@ def register(study: Study, place: Place, reason: str = "") -> Path:
         history = older.pop("history", [])
         entry = {"number": len(history) + 1, "date": older["date"], "replaced": now(), "reason": reason, "text": toml.dumps(older)}
         history.append(entry)
+    spent = tuning.load(place, study.slug)
+    told["tuning"] = None if spent is None else spent.as_dict()  # said for the record; it binds no run
     head = {"schema": told.pop("schema"), "slug": told.pop("slug"), "date": now(), "code": fingerprint.paper_code(study)}
     text = toml.dumps({**head, **told, "history": history or None})
     tomllib.loads(text)

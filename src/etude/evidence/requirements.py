@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from etude.data import corpora
-from etude.data.cards import card, cards
+from etude.data.cards import INSTALL, card, cards
 from etude.errors import BadInput
 from etude.evidence import fingerprint
 from etude.evidence.registration import SCALE
@@ -27,7 +26,7 @@ def require(study: Study, scale: str) -> None:
             continue
         where, found = f"{study.slug}, {scale} scale, data '{missing[0]}'", card(missing[0])
         if found.registry == "procedural":
-            raise BadInput(where, f"no package {found.package.partition('==')[0]}", corpora.INSTALL)
+            raise BadInput(where, f"no package {found.package.partition('==')[0]}", INSTALL)
         get = " && ".join(f"etude data get {part}" for part in missing)
         raise BadInput(where, "it not on this machine", f"`{get}` first")
 

@@ -16,7 +16,7 @@ from typing import Any
 from etude.engine.arguments import shown, typed
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
-from etude.evidence import attempts, fingerprint, jobs, output, places, planned, plots, records, registration, report, requirements
+from etude.evidence import attempts, fingerprint, jobs, output, places, planned, plots, records, registration, report, requirements, tuning
 from etude.evidence import plan as planning
 from etude.evidence.jobs import Task
 from etude.evidence.live import View, view
@@ -111,10 +111,11 @@ def run_study(
         for figure in figures if recorded else ():
             write_atomic(place.plots(study.slug) / figure.name, figure.read_bytes())
         attempt.result = record["verdict"]
+    spent = tuning.load(place, study.slug) if scale == registration.SCALE else None
     if json:
-        print(records.strict_json(records.document(record)))
+        print(records.strict_json(records.document(record) | {"tuning": spent and spent.as_dict()}))
     elif not quiet:
-        report.show(record)
+        report.show(record, tuned=tuning.line(spent, record) if spent else "")
         _say(False, f"record and {len(figures)} figures in {base / scale}")
     return record
 

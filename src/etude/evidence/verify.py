@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import BadInput, one_of
-from etude.evidence import attempts, derived, fingerprint, output, places, records, registration, requirements, runner
+from etude.evidence import attempts, derived, fingerprint, output, places, records, registration, requirements, runner, tuning
 from etude.evidence.derived import difference
 from etude.evidence.places import Place
 from etude.evidence.reference import Reference, reference_of
@@ -148,6 +148,11 @@ def _standing(study: Study, place: Place, smoke: bool) -> Standing:
     else:
         broken = judged + broken
     unproven, notes = registration.unproven(study, place, record)
+    try:
+        if tuning.load(place, study.slug) is None:
+            notes.append(f"what tuning cost is not on file: {place.tuning(study.slug).relative_to(place.root)}")
+    except BadInput as error:
+        broken.append(str(error))
     try:
         stale = differ + _stale(study, record, smoke)
         older = record["provenance"]["hashes"]["floors"] != fingerprint.floors_code()

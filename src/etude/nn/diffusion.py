@@ -14,8 +14,10 @@ from etude.errors import BadInput
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseNetConfig:
-    """dims: D of a sample. width: hidden units W, even. depth: residual blocks. tied: one block applied `depth` times.
+    """dims: D of a sample. width: hidden units W, even. depth: residual blocks that a sample passes.
 
+    tied: these share one set of weights (a recurrence in depth): as deep and as dear to compute, with a `depth`-th of the blocks'
+    parameters. Equal to an untied net whose blocks are copies of each other.
     num_steps: noise levels that the net is asked about, 0 .. num_steps - 1.
     """
 
@@ -60,11 +62,7 @@ class NoiseBlock(nn.Module):
 
 
 class NoiseNet(nn.Module):
-    """A residual perceptron for points: `net(x, t)` -> the noise in x [B, D] at the levels t, int64 [B] or [1] for all alike.
-
-    The shape is that of the toy decoder of Aithal et al. 2024 (arXiv 2406.09358, authors' code), where the blocks are one
-    block repeated: `tied=True`.
-    """
+    """A residual perceptron for points: `net(x, t)` -> the noise in x [B, D] at the levels t, int64 [B] or [1] for all alike."""
 
     def __init__(self, config: NoiseNetConfig) -> None:
         super().__init__()
