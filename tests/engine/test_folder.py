@@ -110,7 +110,7 @@ def test_each_earlier_run_is_kept(tmp_path):
             trainer(tmp_path / "r", [Poisons()]).run()
     with pytest.raises(BadInput):  # refused at once: what is there stays as it is
         trainer(tmp_path / "r", [Refuses()]).run()
-    trainer(tmp_path / "r").run()
+    assert trainer(tmp_path / "r").run().set_aside == str(tmp_path / "r" / "earlier-2")
     assert {p.name for p in (tmp_path / "r").iterdir()} == {
         "run.json",
         "metrics.jsonl",

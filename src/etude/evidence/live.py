@@ -113,10 +113,6 @@ class Lines(Quiet):
         self.title, self.metric, self.workers, self.console = title, metric, workers, console
         self.spoke, self.titled = time.monotonic(), False
 
-    def __enter__(self) -> View:
-        self.kept = sum(row.state not in ("waiting", "running") for row in self.rows)
-        return self
-
     def __exit__(self, *error: object) -> None:
         if not any(error):
             self._title()
