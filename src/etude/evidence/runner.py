@@ -86,7 +86,7 @@ def run_study(
     tasks = [
         output.task(base, scale, arm, seed, fingerprint.run_hash(study, scale, arm, seed, hashes)) for seed in numbers for arm in chosen
     ]  # seed by seed, so that an interrupted study has whole pairs
-    size = min(size, len(tasks))
+    size = min(size, max(len(tasks), 2))  # one task over two workers is still a process of its own
     if plan:
         return _plan(study, reference, tasks, size, base, place, plans, json, quiet)
     gate = registration.require(study, place) if registration.needed(study, scale, numbers, place) else None
