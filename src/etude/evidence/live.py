@@ -120,7 +120,8 @@ class Lines(Quiet):
     def _title(self) -> None:
         if not self.titled:
             self.titled = True
-            self._say(f"{self.title}: {len(self.rows)} runs" + (f", {self.kept} kept from before" if self.kept else ""))
+            kept = sum(row.state == "kept" for row in self.rows)
+            self._say(f"{self.title}: {len(self.rows)} runs" + (f", {kept} kept from before" if kept else ""))
 
     def changed(self, row: Row) -> None:
         if row.state in ("done", "diverged"):
