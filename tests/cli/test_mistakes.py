@@ -70,10 +70,14 @@ def test_seeds_from_python_are_bounded_too() -> None:
             run_study("stacking", **({"scale": "smoke"} | wrong))  # type: ignore[arg-type]
 
 
-def test_data_that_is_not_here_is_said_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_is_not_here_is_said_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evidence").mkdir()
+    monkeypatch.setenv("ETUDE_EVIDENCE", str(tmp_path / "evidence"))
     assert main(["run", "stacking", "--scale", "cpu", "--out", "out"]) == 2
     get = "`etude data get kjv && etude data get code` first"
-    line = f"error: stacking at cpu scale: found the corpus 'kjv' not on this machine, expected {get}\n"
+    line = f"error: stacking, cpu scale, data 'kjv': found it not on this machine, expected {get}\n"
     assert capsys.readouterr() == ("", line)
     assert not (tmp_path / "out").exists()
 
@@ -130,7 +134,7 @@ def test_deviations_keep_their_words(width: int, monkeypatch: pytest.MonkeyPatch
         assert {w for w in words if len(w) <= width - 20} <= shown
 
 
-def test_a_record_and_a_plan_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from etude.evidence import records, report
 
     monkeypatch.setenv("COLUMNS", "60")
@@ -140,10 +144,32 @@ def test_a_record_and_a_plan_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatc
     text = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 60
     assert set(record["arms"]) <= set(text.split())
+
+
+def test_a_plan_on_a_narrow_terminal_and_no_more_workers_than_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from etude.evidence.plan import Cost, Plan
+    from etude.evidence.study import Study
+
+    asked: list[int] = []
+
+    def make(study: Study, reference: object, tasks: list, workers: int, *rest: object, **more: object) -> Plan:
+        asked.append(workers)
+        costs = {arm: Cost(seconds=75.0, memory=2**29, disk=2**20, source="the record of 2026-11-24") for arm in study.arms}
+        return Plan(
+            slug=study.slug, scale="cpu", size=study.scales["cpu"].size, arms=costs, seeds=[0, 1, 2], workers=workers, runs=len(tasks),
+            kept=0, seconds=100.0, memory=2**30, disk=2**20, disk_free=2**33, detectable=0.1, detectable_unit="in the claim's unit",
+            budgets={arm: {"flops": 5e12, "train.samples": 22_000} for arm in study.arms},
+        )  # fmt: skip
+
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("etude.evidence.plan.make", make)
     assert main(["run", "stacking", "--scale", "cpu", "--plan", "--workers", "99999999999"]) == 0
     text = capsys.readouterr().out
+    assert asked == [15]
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 60
-    assert set(record["arms"]) <= set(text.split())
+    assert {"scratch", "interpolate", "22k"} <= set(text.split())
 
 
 def test_cite_names_what_a_run_stands_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
