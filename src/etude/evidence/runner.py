@@ -123,7 +123,7 @@ def run_study(
 def perform(study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, quiet: bool) -> dict[str, list[Any]]:
     """Runs the tasks that have no finished run and returns all of them, arm -> runs in the order of the tasks."""
     title = f"{study.slug} at {tasks[0].scale} scale, {study.scales[tasks[0].scale].size}"
-    shown = view(tasks, title, "metric", workers, quiet)
+    shown = view(tasks, title, study.headline, workers, quiet)
     for row in shown.rows:
         kept = jobs.load(row.task)
         if kept is not None:
