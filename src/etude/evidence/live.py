@@ -103,7 +103,7 @@ class Quiet:
 
 
 class Lines(Quiet):
-    """A line for each run that ends, of those that end within a second for one; and one now and then while none does.
+    """A line for each run that ends (of quick ones, for one a second); and one now and then while none does.
 
     Now and then: every quarter minute in the first minute, then every minute, so that a log of an hour can be read.
     The title comes with the first sign that a run is under way: what is refused at once is an error that stands alone.
@@ -133,7 +133,7 @@ class Lines(Quiet):
         if row.state in ("done", "diverged"):
             self._title()
             ended, now = sum(r.state not in ("waiting", "running") for r in self.rows), time.monotonic()
-            if row.state == "done" and self.said_one and now - self.listed < 1 and ended < len(self.rows):
+            if row.state == "done" and row.seconds < 2 and self.said_one and now - self.listed < 1 and ended < len(self.rows):
                 return
             self.listed, self.said_one = now, True
             left = time_left(self.rows, self.workers)
