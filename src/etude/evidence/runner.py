@@ -80,8 +80,6 @@ def run_study(
     plans = planned.check(study, scale, chosen)
     size = _workers(workers, reference)
     base = Path(out) if out is not None else Path("runs") / study.slug
-    if not plan:
-        _data_is_here(study, scale)
     hashes = fingerprint.study_hashes(study, scale)
     tasks = [
         output.task(base, scale, arm, seed, fingerprint.run_hash(study, scale, arm, seed, hashes)) for seed in numbers for arm in chosen
@@ -89,11 +87,11 @@ def run_study(
     size = min(size, len(tasks))
     if plan:
         return _plan(study, reference, tasks, size, base, place, plans, json, quiet)
+    if any(jobs.load(task) is None for task in tasks):
+        requirements.require(study, scale)
     gate = registration.require(study, place) if registration.needed(study, scale, numbers, place) else None
     if gate is not None and place.record(study.slug).exists() and not reason.strip():
         raise BadInput(f"{study.slug}, {scale} scale", "a record already, and no reason", 'why it is run again: --reason "TEXT"')
-    if any(jobs.load(task) is None for task in tasks):
-        requirements.require(study, scale)
     output.claim(base, study.slug)
     with output.alone(base), _Attempt(study, scale, place, hashes, numbers, chosen, reason) as attempt:
         if gate is not None and not gate["code_unchanged"]:
@@ -260,18 +258,6 @@ def _seeds(study: Study, scale: str, seeds: int | Sequence[int] | None) -> list[
     if not numbers or any(n < 0 for n in numbers):
         raise BadInput(f"{study.slug}, seeds", shown(seeds), "a count of at least 1, or numbers >= 0")
     return numbers
-
-
-def _data_is_here(study: Study, scale: str) -> None:
-    """Before a folder is made or a run begun: the cpu scale's corpora, and any that the settings name."""
-    from etude.data.cards import card, cards
-
-    named = getattr(study.scales[scale].settings, "corpus", None)
-    for name in [*(study.data if scale == registration.SCALE else ()), *([named] if named in cards() else ())]:
-        missing = [part for part in card(name).parts or (name,) if not card(part).here]
-        if missing:
-            get = " && ".join(f"etude data get {part}" for part in missing)
-            raise BadInput(f"{study.slug} at {scale} scale", f"the corpus '{missing[0]}' not on this machine", f"`{get}` first")
 
 
 def _workers(workers: int | None, reference: Reference | None) -> int:
