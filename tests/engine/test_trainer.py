@@ -277,6 +277,8 @@ def test_evaluation_happens_at_start_intervals_and_end_in_evaluation_mode():
     assert set(modes) == {(False, False, False)}
     assert result.metrics == {"e/v": 1.0}
     assert result.curve("e/v", "step")[0] == [0, 5, 10, 15, 20]
+    with pytest.raises(BadInput, match=r"RunResult.curve, x: found 'steps', .*did you mean 'step'"):
+        result.curve("e/v", "steps")
 
 
 def test_feedback_gives_the_ids_and_their_losses():

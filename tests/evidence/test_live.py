@@ -44,6 +44,50 @@ def test_plain_lines_where_there_is_no_terminal():
     assert file.getvalue() == "tiny at quick scale: 2 runs, 1 kept from before\n[2/2] a, seed 1: done in 2.0 s\n"
 
 
+def test_a_log_is_no_flood(monkeypatch):
+    """140 runs of a tenth of a second each, then one of an hour that is told of four times a second."""
+    file, clock = io.StringIO(), [1000.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    rows = [row("a", seed) for seed in range(140)] + [row("long")]
+    with live.Lines(rows, "tiny at quick scale", "metric", 1, Console(file=file)) as view:
+        for one in rows[:-1]:
+            clock[0] += 0.1
+            one.state, one.seconds = "diverged" if one.task.seed == 70 else "done", 0.1
+            view.changed(one)
+        rows[-1].state, rows[-1].started = "running", clock[0]
+        view.changed(rows[-1])
+        for tick in range(4 * 3600):
+            clock[0] += 0.25
+            rows[-1].fraction = (tick + 1) / (4 * 3600)
+            view.tick()
+        rows[-1].state, rows[-1].seconds = "done", 3600.0
+        view.changed(rows[-1])
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "tiny at quick scale: 141 runs"
+    assert sum("done in 0.1 s" in line for line in lines) <= 15
+    assert sum("a, seed 70: diverged" in line for line in lines) == 1  # what is out of the ordinary is always told
+    assert 55 <= sum("running long, seed 0" in line for line in lines) <= 64
+    assert lines[-1] == "[141/141] long, seed 0: done in 1:00:00"
+
+
+def test_what_a_run_says_and_what_it_ends_with_stand_apart():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=False, width=100, height=20)
+    rows = [row("a", 0, state="done", seconds=4.0, metric=0.987), row("a", 1, state="running", fraction=0.5, metric=2.345,
+            started=time.monotonic() - 30), row("a", 2)]  # fmt: skip
+    console.print(live.LiveTable(rows, "title", "accuracy", 2, console)._draw())
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert lines[1].split() == ["arm", "seed", "progress", "time", "now", "accuracy"]
+    done, running = lines[2], lines[3]
+    assert done.endswith(" 0.987")
+    assert len(done) == len(lines[1])  # under "accuracy"
+    assert "4.0 s" in done
+    assert "50%" in running
+    assert "0:30 left" in running
+    assert running.index("2.345") + 5 == lines[1].index("now") + 3
+    assert lines[4].split()[:3] == ["a", "2", "waiting"]
+
+
 def test_the_table_shows_running_ones_first_where_room_is_short():
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=100, height=9)

@@ -35,14 +35,14 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch):
     require(load_study("cyclical-curriculum"), "smoke")
     with pytest.raises(BadInput) as error:
         require(load_study("cyclical-curriculum"), "cpu")
-    where = "cyclical-curriculum, cpu scale, data 'mnist1d'"
-    assert str(error.value) == f"{where}: found no package mnist1d, expected `pip install -e '.[data]'`"
+    said = "cyclical-curriculum at cpu scale: found no package mnist1d, expected `pip install -e '.[data]'` first"
+    assert str(error.value) == said
 
 
 def test_a_run_without_its_data_is_refused_before_anything_starts(reader, tmp_path, monkeypatch):
     monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
     where = {"out": tmp_path / "out", "place": Place(tmp_path), "quiet": True, "workers": 1}
-    found = r"tiny, quick scale, data 'kjv': found it not on this machine, expected `etude data get kjv` first"
+    found = "tiny at quick scale: found the corpus 'kjv' not on this machine, expected `etude data get kjv` first"
     with pytest.raises(BadInput, match=found):
         run_study(reader, **where)
     assert not (tmp_path / "out").exists()
@@ -62,6 +62,27 @@ def test_verify_asks_first_and_finished_runs_need_no_data(reader, tmp_path, monk
     place = Place(tmp_path / "evidence")
     records.write(place.record("tiny"), record)
     started = time.monotonic()
-    with pytest.raises(BadInput, match="tiny, quick scale, data 'kjv'"):
+    with pytest.raises(BadInput, match="tiny at quick scale: found the corpus 'kjv'"):
         verify.verify(reader, place, quiet=True)
     assert time.monotonic() - started < 5
+
+
+def test_a_plan_with_times_on_record_does_without_the_data(reader, tmp_path, monkeypatch, capsys):
+    here = tmp_path / "cache" / "corpora" / "kjv-33146b1bed2c.txt"
+    here.parent.mkdir(parents=True)
+    here.write_text("the study never reads it")
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
+    place = Place(tmp_path / "evidence")
+    record = run_study(reader, out=tmp_path / "first", place=place, quiet=True, workers=1)
+    for arm in record["arms"].values():
+        del arm["peak_bytes"]
+    records.write(place.record("tiny"), record)
+    here.unlink()
+    capsys.readouterr()
+    told = run_study(reader, plan=True, out=tmp_path / "out", place=place, workers=1)
+    assert told["seconds"] is not None
+    assert told["memory"] is None
+    said = "memory is not probed: tiny at quick scale: found the corpus 'kjv' not on this machine, expected `etude data get kjv` first"
+    assert capsys.readouterr().err.strip() == said
+    with pytest.raises(BadInput, match="found the corpus 'kjv'"):
+        run_study(reader, plan=True, out=tmp_path / "out", place=Place(tmp_path / "empty"), workers=1)

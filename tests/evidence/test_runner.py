@@ -56,7 +56,7 @@ def test_a_failing_run_in_a_worker_is_named_and_the_others_are_kept(tiny, run, t
 def test_a_worker_that_is_killed_is_named(tiny, run):
     killed = tiny(("    steps = 20\n", "    steps = 20\n    os.kill(os.getpid(), 9)\n"), ("import time\n", "import os\nimport time\n"))
     with pytest.raises(RunFailed, match="the run plain, seed 0 failed: its process ended with signal 9"):
-        run(killed, workers=2, seeds=1, arms=["plain"])
+        run(killed, workers=2, seeds=2, arms=["plain"])
 
 
 def test_finished_runs_are_reused_and_changed_ones_are_not(tiny, run, tmp_path):

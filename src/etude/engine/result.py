@@ -9,6 +9,7 @@ from torch import nn
 
 from etude.engine.ledger import Ledger
 from etude.engine.protocols import Metrics
+from etude.errors import one_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -49,6 +50,8 @@ class RunResult(Generic[M]):
     set_aside: str = ""
 
     def curve(self, metric: str, x: str = "flops") -> tuple[list[float], list[float]]:
-        """(x, y) lists of a metric over "flops", "tokens", "step", "seconds" or "share"."""
+        """(x, y) lists of a metric over "flops", "tokens", "step", "seconds" or "share". Raises BadInput for another x."""
+        if x not in ("flops", "tokens", "step", "seconds", "share"):
+            raise one_of("RunResult.curve, x", x, ("flops", "tokens", "step", "seconds", "share"))
         rows = [row for row in self.history if metric in row]
         return [row[x] for row in rows], [row[metric] for row in rows]

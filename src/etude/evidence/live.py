@@ -103,8 +103,9 @@ class Quiet:
 
 
 class Lines(Quiet):
-    """A line for each run that ends, and one a quarter minute while none does.
+    """A line for each run that ends (of quick ones, for one a second); and one now and then while none does.
 
+    Now and then: every quarter minute in the first minute, then every minute, so that a log of an hour can be read.
     The title comes with the first sign that a run is under way: what is refused at once is an error that stands alone.
     """
 
@@ -112,6 +113,8 @@ class Lines(Quiet):
         super().__init__(rows)
         self.title, self.metric, self.workers, self.console = title, metric, workers, console
         self.spoke, self.titled = time.monotonic(), False
+        self.began = self.listed = self.spoke
+        self.said_one = False
 
     def __exit__(self, *error: object) -> None:
         if not any(error):
@@ -126,7 +129,10 @@ class Lines(Quiet):
     def changed(self, row: Row) -> None:
         if row.state in ("done", "diverged"):
             self._title()
-            ended = sum(r.state not in ("waiting", "running") for r in self.rows)
+            ended, now = sum(r.state not in ("waiting", "running") for r in self.rows), time.monotonic()
+            if row.state == "done" and row.seconds < 2 and self.said_one and now - self.listed < 1 and ended < len(self.rows):
+                return
+            self.listed, self.said_one = now, True
             left = time_left(self.rows, self.workers)
             more = f", about {clock(left)} left" if left else ""
             self._say(f"[{ended}/{len(self.rows)}] {row.task.name}: {row.state} in {clock(row.seconds)}{more}")
@@ -135,7 +141,8 @@ class Lines(Quiet):
         if any(row.fraction for row in self.rows):
             self._title()
         now = time.monotonic()
-        if now - self.spoke > 15 and any(r.state == "running" and now - r.started > 15 for r in self.rows):
+        pause = 15 if now - self.began < 60 else 60
+        if now - self.spoke > pause and any(r.state == "running" and now - r.started > 15 for r in self.rows):
             self._title()
             doing = [f"{r.task.name} {r.fraction:.0%}" for r in self.rows if r.state == "running"]
             self._say(f"  running {'; '.join(doing)}; about {clock(time_left(self.rows, self.workers))} left")
@@ -162,7 +169,7 @@ class LiveTable(Quiet):
 
     def _draw(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("arm", "seed", "", "progress", "left", self.metric):
+        for name in ("arm", "seed", "", "progress", "time", "now", self.metric):
             table.add_column(name, justify="left" if name in ("arm", "", "progress") else "right", no_wrap=name == "arm")
         # Arms are never cut: what is short of room is the bar.
         names = max((len(row.task.arm) for row in self.rows), default=0)
@@ -171,13 +178,16 @@ class LiveTable(Quiet):
         room = max(self.console.height - 4, 4)
         shown = self.rows if len(self.rows) <= room else order[:room]
         for row in shown:
-            style = STYLES[row.state]
+            style, running = STYLES[row.state], row.state == "running"
             fraction = 1.0 if row.state in ("done", "kept", "diverged") else row.fraction
-            left = clock(row.left(None)) if row.state == "running" else clock(row.seconds) if row.seconds else ""
+            state = f"{row.fraction:.0%}" if running and row.fraction else row.state
+            spent = f"{clock(row.left(None))} left" if running else clock(row.seconds) if row.seconds else ""
+            # While it runs it says what it likes, such as its training loss; only what it ends with is the study's metric.
             value = "" if row.metric is None else f"{row.metric:.4g}"
             table.add_row(
-                Text(row.task.arm, style), str(row.task.seed), Text(row.state, style), ProgressBar(1.0, fraction, width=bar), left, value
-            )
+                Text(row.task.arm, style), str(row.task.seed), Text(state, style), ProgressBar(1.0, fraction, width=bar), spent,
+                *((value, "") if running else ("", value)),
+            )  # fmt: skip
         ended = sum(row.state not in ("waiting", "running") for row in self.rows)
         hidden = len(self.rows) - len(shown)
         foot = f"{ended} of {len(self.rows)} runs, about {clock(time_left(self.rows, self.workers))} left"

@@ -92,14 +92,7 @@ def make(
     costs = {arm: _from_runs(out / scale, arm) or _from_record(place.record(study.slug), scale, arm) for arm in arms}
     unknown = [arm for arm in dict.fromkeys(t.arm for t in todo) if not ((cost := costs[arm]) and cost.known)]
     if unknown and reference is not None and probe_seconds > 0:
-        requirements.require(study, scale)
-        say(f"probing {len(unknown)} arms for a few seconds each, {min(workers, len(unknown))} at a time ...")
-        untimed = [arm for arm in unknown if costs[arm] is None]
-        timed = [arm for arm in unknown if costs[arm] is not None]
-        found = _probe(reference, scale, untimed, workers, probe_seconds)
-        # Memory is at its peak as soon as a few updates are made, which may take a while to begin.
-        found |= _probe(reference, scale, timed, workers, 2 * probe_seconds, reports=3)
-        costs |= {arm: _completed(costs[arm], cost) for arm, cost in found.items()}
+        costs |= _probed(study, reference, scale, {arm: costs[arm] for arm in unknown}, workers, probe_seconds, say)
     known = {arm: cost or Cost(seconds=None, memory=None, disk=None, source="unknown") for arm, cost in costs.items()}
     each = [known[task.arm].seconds for task in todo]
     peaks = sorted((c.memory for c in known.values() if c.memory), reverse=True)
@@ -114,6 +107,25 @@ def make(
         disk_free=shutil.disk_usage(_existing(out)).free, detectable=detectable, detectable_unit=unit,
         budgets={arm: dict(amounts) for arm, amounts in budgets.items()},
     )  # fmt: skip
+
+
+def _probed(
+    study: Study, reference: Reference, scale: str, costs: Mapping[str, Cost | None], workers: int, seconds: float,
+    say: Callable[[str], None],
+) -> dict[str, Cost]:  # fmt: skip
+    """The costs, completed by probes. Where data is missing, what is known of the time has to do; raises BadInput where nothing is."""
+    try:
+        requirements.require(study, scale)
+    except BadInput as missing:
+        if None in costs.values():
+            raise
+        say(f"memory is not probed: {missing}")
+        return {arm: cost for arm, cost in costs.items() if cost is not None}
+    say(f"probing {len(costs)} arms for a few seconds each, {min(workers, len(costs))} at a time ...")
+    found = _probe(reference, scale, [arm for arm, cost in costs.items() if cost is None], workers, seconds)
+    # Memory is at its peak as soon as a few updates are made, which may take a while to begin.
+    found |= _probe(reference, scale, [arm for arm, cost in costs.items() if cost is not None], workers, 2 * seconds, reports=3)
+    return {arm: _completed(costs[arm], cost) for arm, cost in found.items()}
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:

@@ -20,15 +20,14 @@ def needed(study: Study, scale: str) -> list[str]:
 
 def require(study: Study, scale: str) -> None:
     """Raises BadInput for the first that is not here, naming the command that gets it: a run may come to it after minutes only."""
+    where = f"{study.slug} at {scale} scale"
     for name in needed(study, scale):
         missing = [part for part in card(name).parts or (name,) if not card(part).here]
-        if not missing:
-            continue
-        where, found = f"{study.slug}, {scale} scale, data '{missing[0]}'", card(missing[0])
-        if found.registry == "procedural":
-            raise BadInput(where, f"no package {found.package.partition('==')[0]}", INSTALL)
-        get = " && ".join(f"etude data get {part}" for part in missing)
-        raise BadInput(where, "it not on this machine", f"`{get}` first")
+        if missing and card(missing[0]).registry == "procedural":
+            raise BadInput(where, f"no package {card(missing[0]).package.partition('==')[0]}", f"{INSTALL} first")
+        if missing:
+            get = " && ".join(f"etude data get {part}" for part in missing)
+            raise BadInput(where, f"the corpus '{missing[0]}' not on this machine", f"`{get}` first")
 
 
 def _texts(value: Any) -> Iterator[str]:

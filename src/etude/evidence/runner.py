@@ -87,11 +87,11 @@ def run_study(
     size = min(size, max(len(tasks), 2))  # one task over two workers is still a process of its own
     if plan:
         return _plan(study, reference, tasks, size, base, place, plans, json, quiet)
+    if any(jobs.load(task) is None for task in tasks):
+        requirements.require(study, scale)
     gate = registration.require(study, place) if registration.needed(study, scale, numbers, place) else None
     if gate is not None and place.record(study.slug).exists() and not reason.strip():
         raise BadInput(f"{study.slug}, {scale} scale", "a record already, and no reason", 'why it is run again: --reason "TEXT"')
-    if any(jobs.load(task) is None for task in tasks):
-        requirements.require(study, scale)
     output.claim(base, study.slug)
     with output.alone(base), _Attempt(study, scale, place, hashes, numbers, chosen, reason) as attempt:
         if gate is not None and not gate["code_unchanged"]:
@@ -121,7 +121,7 @@ def run_study(
 def perform(study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, quiet: bool) -> dict[str, list[Any]]:
     """Runs the tasks that have no finished run and returns all of them, arm -> runs in the order of the tasks."""
     title = f"{study.slug} at {tasks[0].scale} scale, {study.scales[tasks[0].scale].size}"
-    shown = view(tasks, title, "metric", workers, quiet)
+    shown = view(tasks, title, study.headline, workers, quiet)
     for row in shown.rows:
         kept = jobs.load(row.task)
         if kept is not None:
