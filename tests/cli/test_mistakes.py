@@ -77,7 +77,7 @@ def test_data_that_is_not_here_is_said_before_anything_is_made(
     monkeypatch.setenv("ETUDE_EVIDENCE", str(tmp_path / "evidence"))
     assert main(["run", "stacking", "--scale", "cpu", "--out", "out"]) == 2
     get = "`etude data get kjv && etude data get code` first"
-    line = f"error: stacking, cpu scale, data 'kjv': found it not on this machine, expected {get}\n"
+    line = f"error: stacking at cpu scale: found the corpus 'kjv' not on this machine, expected {get}\n"
     assert capsys.readouterr() == ("", line)
     assert not (tmp_path / "out").exists()
 
