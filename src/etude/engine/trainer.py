@@ -116,6 +116,11 @@ class Trainer(Generic[M]):
         self.budget, self.seed, self.count_flops = budget, seed, count_flops or any(q.endswith("flops") for q in budget.weights)
         self._told = self._identity()
         self._parts = identity.digests(self._told)
+        self._stop = False
+
+    def request_stop(self) -> None:
+        """Ends the run after the present update, with a checkpoint; `run` then raises `Interrupted`. From any thread or signal."""
+        self._stop = True
 
     # --- one run --------------------------------------------------------------------------------------------------
     def run(self, resume: bool = False) -> RunResult[M]:
@@ -173,7 +178,8 @@ class Trainer(Generic[M]):
                 done = self.budget.limit - self.budget.spent(run.ledger) <= 0.5 * cost
                 if self.progress is not None:
                     self.progress(min(share, 1.0), self._loss)
-                keep = folder is not None and (done or run.stop_requested or _crossed(previous, share, self.checkpoint_every))
+                stop = run.stop_requested or self._stop  # read once: a signal may come between the checkpoint and the end
+                keep = folder is not None and (done or stop or _crossed(previous, share, self.checkpoint_every))
                 if done or keep:
                     self._check_weights(run)
                 if self.steer and not done and _crossed(previous, share, self.steer_every):
@@ -183,7 +189,7 @@ class Trainer(Generic[M]):
                 if folder is not None and keep:
                     checkpoint.save(folder.checkpoints, run.step, saving.state_of(run, self._parts), self.keep_checkpoints)
                     folder.keep()
-                if run.stop_requested and not done:
+                if stop and not done:
                     raise Interrupted(f"stopped after step {run.step} at {share:.0%} of the budget")
             if run.stage is not None:
                 self.hooks.call("stage_end", run, run.stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from etude.recipe.models import Models
 from etude.recipe.overrides import parsed
 from etude.recipe.places import Places
 from etude.recipe.progress import Progress
+from etude.recipe.stopping import stoppable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -87,7 +89,8 @@ def train(
         except BadInput as error:
             argument = re.split(r"[.\[, ]", error.where, maxsplit=1)[0] in inspect.signature(Trainer).parameters
             raise error.at(f"{HERE}{error.where}") if argument else error from error
-        return trainer.run(resume=resume)
+        with stoppable(trainer, "`resume=True`", shown.say):
+            return trainer.run(resume=resume)
 
 
 HERE = "etude.train, "
@@ -141,7 +144,9 @@ def train_recipe(
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
             shown.announce(f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}")
-            result = trainer.run(resume=resume)
+            command = shlex.join(["etude", "train", str(path), *overrides, "--resume"])
+            with stoppable(trainer, f"`{command}`", shown.say):
+                result = trainer.run(resume=resume)
         except BadInput as error:
             raise places.located(error, methods) from error
         for line in result.passed_over:
