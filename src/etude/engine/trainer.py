@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from etude.engine import checkpoint, identity, saving
+from etude.engine import checkpoint, identity, memory, saving
 from etude.engine.arguments import typed
 from etude.engine.device import pick_device
 from etude.engine.folder import RunFolder, held
@@ -135,6 +135,11 @@ class Trainer(Generic[M]):
         except BadInput as error:
             # What a method's part refuses during the run is named as the method's user knows it.
             raise owned(error, self.hooks.methods) if error.where[:1].isupper() else error from error
+        except memory.TOO_LARGE as error:
+            bad = memory.at_allocation(error, "memory", self.device, "a smaller batch, context or model")
+            if bad is None:
+                raise
+            raise bad from error
 
     def _run(self, folder: RunFolder | None, resume: bool) -> RunResult[M]:
         log = MetricsLog(self.folder)

@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from etude.data.stream import DataStream
+from etude.engine.device import pick_device
 from etude.engine.ledger import Budget
+from etude.engine.memory import TO_TRAIN, sized
 from etude.engine.protocols import Method
 from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
@@ -46,7 +48,7 @@ def build(
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
     trainer = Trainer(
-        initialise(model_of(recipe, material, models), run.seed),
+        initialise(sized(lambda: model_of(recipe, material, models), "model", pick_device(run.device), _bytes_each(recipe)), run.seed),
         DataStream(
             material.source, recipe.data.batch, run.seed, sampler=sampler_of(recipe, material), drop_last=material.vocab is not None
         ),
@@ -73,6 +75,12 @@ def build(
     if material.tokenizer is not None:
         trainer.beside |= {TOKENIZER_FILE: material.tokenizer.to_json()}
     return trainer
+
+
+def _bytes_each(recipe: Recipe) -> int:
+    """Bytes that a parameter takes in training, at least; of several optimizers, the one that keeps the least."""
+    used = [recipe.optimizer] if recipe.optimizers is None else recipe.optimizers.values()
+    return min(TO_TRAIN[optimizer.kind] for optimizer in used)
 
 
 def material_of(recipe: Recipe) -> Material:
