@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import nn
 from toys import Stop, ToyStream, squared, toy_model
 
+from etude.data.sources import TensorSource
+from etude.data.stream import DataStream
 from etude.engine.ledger import Budget
 from etude.engine.metrics import read_metrics
 from etude.engine.optim import SGD, AdamW, Muon, Several
@@ -15,6 +18,7 @@ from etude.engine.schedule import Constant, Cosine
 from etude.engine.streams import generator, initialise
 from etude.engine.trainer import DataEnded, Interrupted, NonFinite, Trainer
 from etude.errors import BadInput
+from etude.learn.supervised import Supervised
 
 
 def trainer(model=None, stream=None, objective=squared, **settings):
@@ -231,8 +235,19 @@ def test_a_loss_that_is_nan_where_no_gradient_is_stops_the_run_too():
         def batch(self, run, batch):
             constant.step = run.step
 
-    with pytest.raises(NonFinite, match="step 4: the loss is not finite; weights are as after step 3"):
+    with pytest.raises(NonFinite, match="step 4: found NaN or infinity in the loss, expected finite numbers: a lower learning rate may"):
         trainer(objective=constant, methods=[Count()]).run()
+
+
+def test_what_is_not_finite_in_the_data_is_named_by_its_samples():
+    x = torch.randn(12, 3)
+    x[[2, 7], 1] = math.nan
+    stream = DataStream(TensorSource(x=x, y=torch.full((12,), math.inf).scatter(0, torch.arange(11), 1.0)), 12, seed=0)
+    with pytest.raises(NonFinite) as stopped:
+        Trainer(torch.nn.Linear(3, 1), stream, Supervised("mse"), budget=Budget(steps=3)).run()
+    assert sorted(map(int, re.findall(r"\d+", stopped.value.cause))) == [2, 7]  # in the batch's order; y's sample 11 comes after x
+    said = r"step 1: found NaN or infinity in x of samples \d and \d and so in the loss, expected data of finite numbers; weights .* 0"
+    assert re.fullmatch(said, str(stopped.value))
 
 
 def test_weights_that_the_last_update_made_infinite_are_not_returned_or_kept(tmp_path):

@@ -78,7 +78,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last good checkpoint.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model as a recipe says."""
+    """Train a model as a recipe says.
+
+    Exit code 0: done. 1: failed, as by a loss that became NaN or infinite.
+    2: bad input. 130: stopped by Ctrl-C, with a checkpoint to --resume from.
+    """
     wrong = next((c for c in changes or [] if "=" not in c), None)
     if wrong is not None:
         raise BadInput("etude train", f"'{wrong}'", "changes of the form key=value")

@@ -25,7 +25,7 @@ from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Ob
 from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult
 from etude.engine.run import Run
 from etude.engine.schedule import Cosine, Schedule
-from etude.errors import BadInput, choice, one_of
+from etude.errors import BadInput, choice, numbered, one_of
 
 __all__ = ["DataEnded", "Interrupted", "NonFinite", "RunResult", "Trainer"]
 
@@ -281,12 +281,13 @@ class Trainer(Generic[M]):
         values = torch.stack([norm, *(output.loss.detach().to(norm.dtype) for _, output in taken)]).tolist()
         if all(math.isfinite(v) for v in values):
             return values[0]
+        cause = _not_finite([batch for batch, _ in taken])
         if not all(math.isfinite(v) for v in values[1:]):
-            raise NonFinite(run.step, "the loss")
+            raise NonFinite(run.step, "the loss", cause)
         for name, parameter in stepped.items():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                raise NonFinite(run.step, f"the gradient of {name}")
-        raise NonFinite(run.step, "the gradients' norm")
+                raise NonFinite(run.step, f"the gradient of {name}", cause)
+        raise NonFinite(run.step, "the gradients' norm", cause)
 
     def _check_weights(self, run: Run) -> None:
         """Before weights are kept or returned: the last update, too, may have made one infinite."""
@@ -345,6 +346,19 @@ class Trainer(Generic[M]):
             "clip": self.clip,
             "accumulate": self.accumulate,
         }
+
+
+def _not_finite(batches: list[Batch]) -> str:
+    """ "x of samples 3 and 7", the first tensor of the batches that holds NaN or infinity; "" where none does."""
+    for name in batches[0].data:
+        samples: list[int] = []
+        for batch in batches:
+            values = batch.data.get(name)
+            if values is not None and values.is_floating_point() and values.numel() and len(values) == len(batch):
+                samples += batch.ids[(~torch.isfinite(values)).reshape(len(batch), -1).any(1).cpu().numpy()].tolist()
+        if samples:
+            return f"{name} of {numbered('sample', samples)}"
+    return ""
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

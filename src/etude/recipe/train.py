@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from etude.data.packing import PackedSource
-from etude.data.sources import WindowSource
+from etude.data.sources import TensorSource, WindowSource
 from etude.data.stream import DataStream, source_of
 from etude.engine.arguments import typed, unknown_key
 from etude.engine.ledger import Budget
@@ -63,6 +63,7 @@ def train(
     data:      (x, y) arrays or tensors, a dict of them, a text file's path, that of a folder of
                memory-mapped tokens, token ids, an indexable data set, or a `Source`.
     objective: by default next-token prediction for text and tokens; cross entropy for integer y, squared error for real y.
+               These two refuse NaN and infinities in x and y before anything runs; one that is given may read them as it likes.
     methods:   such as `[etude.method("stacking")(at=0.2)]`; one alone may stand without a list.
     budget:    such as `Budget(tokens=1_000_000)`; or `epochs` over the data (3 where neither is given).
     The model is trained in place and not re-initialised. `settings` go to `etude.engine.trainer.Trainer`. Raises BadInput.
@@ -77,7 +78,10 @@ def train(
         source = source_of(data, context)
         budget = budget or Budget(samples=(3 if epochs is None else epochs) * len(source))
         stream = DataStream(source, batch_size, seed, drop_last=isinstance(source, (WindowSource, PackedSource)))
-        objective = objective or _objective(source)
+        if objective is None:
+            objective = _objective(source)
+            if isinstance(source, TensorSource):
+                source.require_finite(("x", "y"))
     except BadInput as error:
         raise error.at(f"{HERE}{error.where}") if error.where.partition(".")[0] in ("data", "seed") else error from error
     with Progress("training", quiet) as shown:
