@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_only_overridden_hooks_are_called_and_slots_are_exclusive():
     assert all(not hooks for hooks in trainer(methods=[Owner()]).hooks.lists.values())
     with pytest.raises(BadInput, match="Owner and Other, which both own 'sampler'"):
         trainer(methods=[Owner(), Other()])
-    with pytest.raises(BadInput, match="Owner twice"):
+    with pytest.raises(BadInput, match="the same method, Owner, as"):
         trainer(methods=[Owner(), Owner()])
 
 
@@ -459,6 +460,21 @@ def test_a_mapping_that_forgets_a_parameter_is_refused():
 
     with pytest.raises(BadInput, match="nothing said of 0.weight"):
         trainer(methods=[Forget()]).run()
+
+
+def test_the_same_method_twice_and_the_fields_of_one_that_is_a_dataclass():
+    @dataclass
+    class Scale(Method):
+        factor: float = 1.0
+        times: int | None = None
+
+    with pytest.raises(BadInput, match=r"^methods: found the same method, Scale, as methods\[0\] and methods\[2\], expected each m"):
+        trainer(methods=[Scale(), Widen(), Scale(2.0)])
+    trainer(methods=[Scale(2, 3)])
+    with pytest.raises(BadInput, match="^Scale.factor: found 'much', expected a number"):
+        trainer(methods=[Scale("much")])
+    with pytest.raises(BadInput, match="^Scale.times: found 2.5, expected a whole number or None"):
+        trainer(methods=Scale(times=2.5))
 
 
 def test_a_method_with_state_per_parameter_must_know_of_replacement():

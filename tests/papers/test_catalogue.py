@@ -222,7 +222,7 @@ JSON = "enclosed in double quotes: line 1 column 2 (char 1)), expected " + IMPOR
     [
         (None, "method.py: found no such file, expected a Python file that defines STUDY"),
         ("x = 1\n", "method.py: found no STUDY, expected STUDY, an etude.evidence.study.Study"),
-        ("STUDY = 3\n", "method.py: found a STUDY that is a int, expected STUDY, an etude.evidence.study.Study"),
+        ("STUDY = 3\n", "method.py: found a STUDY that is 3, expected STUDY, an etude.evidence.study.Study"),
         ("def f(:\n", "method.py:1: found no valid Python (invalid syntax), expected a Python file that defines STUDY"),
         ("x = 1\n1 / 0\n", "method.py:2: found an error on import (ZeroDivisionError: division by zero), expected " + IMPORTABLE),
         ("import json\njson.loads('{')\n", "method.py:2: found an error on import (JSONDecodeError: Expecting property name " + JSON),

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from etude.engine.arguments import typed
+from etude.engine.arguments import shown, typed
 from etude.engine.protocols import Method
 from etude.errors import BadInput
 from etude.evidence.study import Study
@@ -33,7 +33,7 @@ def load_study(name: str) -> Study:
     module = load_module(found)
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
-        kind = "no STUDY" if study is None else f"a STUDY that is a {type(study).__name__}"
+        kind = "no STUDY" if study is None else f"a STUDY that is {shown(study)}"
         raise BadInput(found.module, kind, "STUDY, an etude.evidence.study.Study")
     if study.slug != found.slug:
         raise BadInput(f"{found.module}, STUDY.slug", f"'{study.slug}'", f"'{found.slug}', as on its card")
