@@ -1,9 +1,11 @@
+import json
 import tomllib
 
 import pytest
 
 from etude.errors import BadInput
 from etude.recipe.config import dump, load, parse
+from etude.recipe.overrides import replaced
 
 GOOD = """
 schema = 1
@@ -215,6 +217,23 @@ def test_other_alternatives(tmp_path):
     several = load(path, ["optimizers.a.kind=sgd"])
     assert several.optimizers["a"].kind == "sgd"
     assert load(written(tmp_path, dump(several)), ["optimizer.lr=0.1"]).optimizers is None
+
+
+def test_what_a_change_takes_the_place_of_is_told(tmp_path):
+    document = {
+        "budget": {"steps": 5}, "optimizer": {"kind": "adamw", "lr": 0.1, "betas": [0.9, 0.95]}, "data": {"text": "a.txt"},
+        "methods": [{"use": "stacking", "at": 0.2}],
+    }  # fmt: skip
+    before = json.dumps(document)
+    assert replaced(document, ("budget.steps=9", "optimizer.lr=0.2", "run.seed=3", "methods.0.use=stacking:Grow")) == []
+    changes = ("budget.tokens=1000", "run.seed=1", "optimizer.kind=sgd", "data.corpus=sample", "methods.0.use=gradient-noise")
+    assert replaced(document, changes) == [
+        "budget.tokens=1000 in place of budget.steps = 5",
+        "optimizer.kind=sgd in place of optimizer.betas = [0.9, 0.95]",
+        "data.corpus=sample in place of data.text = 'a.txt'",
+        "methods.0.use=gradient-noise in place of methods.0.use = 'stacking', methods.0.at = 0.2",
+    ]
+    assert json.dumps(document) == before
 
 
 def test_alternatives_that_are_both_on_the_command_line_are_refused(tmp_path):

@@ -26,10 +26,10 @@ from etude.errors import BadInput
 from etude.learn.language import CausalLM
 from etude.learn.supervised import Supervised
 from etude.recipe.build import Resolve, build, no_models
-from etude.recipe.config import load
+from etude.recipe.config import load, read
 from etude.recipe.folder import check_data, check_recipe
 from etude.recipe.models import Models
-from etude.recipe.overrides import parsed
+from etude.recipe.overrides import parsed, replaced
 from etude.recipe.places import Places
 from etude.recipe.progress import Progress
 from etude.recipe.stopping import stoppable
@@ -147,7 +147,8 @@ def train_recipe(
                 check_data(trainer.beside, folder)
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
-            shown.announce(f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}")
+            notes = [f"{line} in {places.file}" for line in replaced(read(Path(path)), overrides)]
+            shown.announce("\n".join([*notes, f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}"]))
             command = shlex.join(["etude", "train", str(path), *overrides, "--resume"])
             with stoppable(trainer, f"`{command}`", shown.say):
                 result = trainer.run(resume=resume)
