@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from etude.data.tokenizers import BytePairs, Tokenizer
 from etude.errors import BadInput
-from etude.nn.decoding import align_ends
+from etude.nn.decoding import align_ends, check_rewind
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,7 @@ class PretrainedState:
 
     def rewind(self, num_tokens: int) -> None:
         """As `AttentionState.rewind`; what is left is read again, whatever kind of cache the model keeps."""
-        shortest = self.tokens.shape[1] - (0 if self.first is None else int(self.first.max()))
-        if not 0 <= num_tokens < shortest:
-            raise ValueError(f"rewind by {num_tokens} tokens: expected 0 to {shortest - 1}, one less than the shortest row has")
+        check_rewind(num_tokens, self.tokens.shape[1], self.first)
         if num_tokens:
             self.tokens, self.cache, self._logits = self.tokens[:, : self.tokens.shape[1] - num_tokens], None, None
 
