@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
-from etude.recipe.tables import ImageData, MethodTable, Recipe, TableData, TextData
+from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, TableData, TextData
 from etude.recipe.writing import dump
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
@@ -47,8 +48,13 @@ def build(
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
+    if isinstance(recipe.model, PretrainedTable):
+        model = model_of(recipe, material, models)
+    else:
+        make = partial(model_of, recipe, material, models)
+        model = initialise(sized(make, "model", pick_device(run.device), _bytes_each(recipe)), run.seed)
     trainer = Trainer(
-        initialise(sized(lambda: model_of(recipe, material, models), "model", pick_device(run.device), _bytes_each(recipe)), run.seed),
+        model,
         DataStream(
             material.source, recipe.data.batch, run.seed, sampler=sampler_of(recipe, material), drop_last=material.vocab is not None
         ),
