@@ -33,7 +33,9 @@ def demo(
 
 def run(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, or a file of yours that defines STUDY.")],
-    scale: Annotated[str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: two minutes; cpu: the evidence.")] = "quick",
+    scale: Annotated[
+        str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
+    ] = "quick",
     seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")] = "",
     arms: Annotated[str, typer.Option("--arms", metavar="A,B", help="Only these arms.")] = "",
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
