@@ -56,7 +56,7 @@ def test_a_recipe_goes_to_toml_and_back(tmp_path):
         ("run.folder=' '", "command line, run.folder: found ' ', expected a text that is not empty"),
         ("data.text=''", "command line, data.text: found '', expected a text that is not empty"),
         ("methods.0.use=''", "command line, methods.0.use: found '', expected a text that is not empty"),
-        ("data.tokenizer=bype", "expected 'byte', 'character' or 'bpe'; did you mean 'bpe'?"),
+        ("data.tokenizer=bype", "expected 'byte', 'character', 'bpe' or 'model'; did you mean 'bpe'?"),
         ("optimizer.kind=adm", "expected adamw, sgd or muon; did you mean 'adamw'?"),
         ("model.width=true", "command line, model.width: found True, expected a whole number"),
         ("model.width=8.5", "command line, model.width: found 8.5, expected a whole number"),

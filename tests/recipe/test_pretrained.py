@@ -6,8 +6,6 @@ import tomllib
 
 import pytest
 import torch
-
-pytest.importorskip("transformers")
 from hf_folders import WORDS, qwen_folder
 
 from etude.data.tokenizers import load as load_tokenizer
