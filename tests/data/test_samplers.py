@@ -100,6 +100,16 @@ def test_within_a_domain_all_come_before_one_comes_again():
     assert ids[:10].tolist() != other.tolist()
 
 
+def test_with_replacement_samples_are_drawn_evenly_and_come_again():
+    source, sampler = two_domains(a=4, b=8), FixedMixture([1.0, 1.0], update_every=6000, replacement=True)
+    counts = np.bincount(sampler.plan(0, source, numpy_rng(0, "m")), minlength=12) / 6000
+    assert counts == pytest.approx([1 / 8] * 4 + [1 / 16] * 8, abs=0.015)
+    plans = [FixedMixture([1.0, 0.0], 4, replacement=True).plan(0, source, numpy_rng(seed, "m")) for seed in range(20)]
+    assert any(len(np.unique(plan)) < 4 for plan in plans)  # without replacement four draws are all four
+    only_b = FixedMixture([0.0, 1.0], update_every=50, replacement=True).plan(0, source, numpy_rng(0, "m"))
+    assert only_b.min() >= 4  # a domain without weight is left out
+
+
 def test_bad_mixtures():
     with pytest.raises(BadInput, match="samples without domains"):
         OnlineMixture(np.ones_like).plan(0, TensorSource(x=np.zeros(3)), numpy_rng(0, "x"))
