@@ -89,6 +89,16 @@ def test_a_mixture_follows_the_losses():
     assert np.mean(source.domains[second]) == pytest.approx(2 / 3, abs=0.1)
 
 
+def test_feedback_may_be_about_an_earlier_stretch_but_not_about_a_stranger():
+    source, sampler = two_domains(), OnlineMixture(lambda losses: losses, update_every=2)
+    plans = [sampler.plan(stage, source, numpy_rng(0, "m", stage)) for stage in range(3)]
+    ids = np.concatenate(plans)
+    assert sampler.domains_of(ids).tolist() == source.domains[ids].tolist()
+    stranger = next(i for i in range(12) if i not in ids)
+    with pytest.raises(BadInput, match="feedback: found a sample that was not drawn lately"):
+        sampler.observe(Feedback(1, np.array([stranger]), np.ones(1)))
+
+
 def test_within_a_domain_all_come_before_one_comes_again():
     source, sampler = two_domains(a=4, b=3), OnlineMixture(lambda losses: losses, update_every=10)
     ids = np.concatenate([sampler.plan(stage, source, numpy_rng(0, "m", stage)) for stage in range(6)])

@@ -92,6 +92,10 @@ class WeightedDraw(SamplerBase):
         return draw_without_replacement(self.weights, max(1, int(self.share * len(source))), rng)
 
 
+REMEMBERED = 16
+"""Stretches whose samples feedback may still be about: a round that redraws rejected groups uses up several."""
+
+
 class Mixture(SamplerBase):
     """Draws each sample's domain by weights, then a sample of it; every stretch of `update_every` samples has weights of its own.
 
@@ -107,7 +111,7 @@ class Mixture(SamplerBase):
         self.used: np.ndarray | None = None
         self.key: int | None = None  # of the orders within domains: drawn once, from the first stage's random numbers
         self.history: list[list[float]] = []
-        self.shown = np.empty((0, 2), dtype=np.int64)  # the stretch's samples, sorted, and their domains: what feedback is about
+        self.shown = np.empty((0, 2), dtype=np.int64)  # samples of the last stretches and their domains: what feedback is about
 
     def weights(self, names: Sequence[str]) -> np.ndarray:
         """Weights [K] >= 0 of the next stretch, one for each of the domains."""
@@ -142,13 +146,16 @@ class Mixture(SamplerBase):
                 ids[rows[here]] = order[place[here] % len(members)]
             used[k] += len(rows)
         self.used = used
-        shown = np.unique(ids)
-        self.shown = np.stack([shown, source.domains[shown]], axis=1)
+        self.shown = np.concatenate([self.shown, np.stack([ids, source.domains[ids]], axis=1)])[-REMEMBERED * self.update_every :]
         return ids
 
     def domains_of(self, ids: np.ndarray) -> np.ndarray:
-        """Domains [n] of samples of the present stretch."""
-        return self.shown[np.searchsorted(self.shown[:, 0], ids), 1]
+        """Domains [n] of samples of the last stretches. Raises BadInput for another sample."""
+        known, first = np.unique(self.shown[:, 0], return_index=True)
+        place = np.searchsorted(known, ids).clip(max=max(len(known) - 1, 0))
+        if not len(known) or (known[place] != ids).any():
+            raise BadInput("feedback", "a sample that was not drawn lately", f"one of the last {REMEMBERED} stretches")
+        return self.shown[first[place], 1]
 
     def state_dict(self) -> dict[str, Any]:
         # Copies: a state taken now must not follow what happens next.
