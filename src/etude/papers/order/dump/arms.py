@@ -89,7 +89,10 @@ def train(job: Job, scheduling: Scheduling) -> Outcome:
     ledger.merge(result.ledger)
     sampler: Mixture = method.sampler  # type: ignore[attr-defined]
     return Outcome(
-        metrics=measured(s, result.history), curves=curves(s, result.history, sampler), ledger=ledger.as_dict(), parameters=result.parameters
+        metrics=measured(s, result.history),
+        curves=curves(s, result.history, sampler),
+        ledger=ledger.as_dict(),
+        parameters=result.parameters,
     )
 
 
@@ -119,7 +122,9 @@ def measured(s: Settings, history: Sequence[dict[str, float]]) -> dict[str, floa
 def curves(s: Settings, history: Sequence[dict[str, float]], sampler: Mixture) -> dict[str, tuple[list[float], list[float]]]:
     """Success of all levels and of each over rollouts made, and each level's share of the draws over rounds."""
     x = [row["share"] * s.rollouts for row in history]
-    found = {f"success, level {k + 1} / rollouts": (x, [row[f"test/solved/{level}"] for row in history]) for k, level in enumerate(s.levels)}
+    found = {
+        f"success, level {k + 1} / rollouts": (x, [row[f"test/solved/{level}"] for row in history]) for k, level in enumerate(s.levels)
+    }
     found["success / rollouts"] = (x, [float(np.mean([row[f"test/solved/{level}"] for level in s.levels])) for row in history])
     rounds = [float(i + 1) for i in range(len(sampler.history))]
     for k in range(len(s.levels)):

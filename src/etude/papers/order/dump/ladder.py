@@ -72,8 +72,8 @@ def demonstrations(settings: Settings, seed: int) -> list[tuple[str, str]]:
 
 def base_model(settings: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
     return warm_start(
-        demonstrations(settings, seed), name=f"{settings.task} ladder", config=model_config(settings), tokenizer=TOKENIZER, end=END, steps=settings.base_updates,
-        batch_size=settings.base_batch, lr=settings.base_lr, seed=seed, progress=progress,
+        demonstrations(settings, seed), name=f"{settings.task} ladder", config=model_config(settings), tokenizer=TOKENIZER, end=END,
+        steps=settings.base_updates, batch_size=settings.base_batch, lr=settings.base_lr, seed=seed, progress=progress,
     )  # fmt: skip
 
 

@@ -44,13 +44,13 @@ class Bandit(Mixture):
         self.window, self.temperature, self.bonus, self.signal, self.absolute = window, temperature, bonus, signal, absolute
         self.counts = np.empty(0, dtype=np.int64)
         self.windows: list[np.ndarray] = []
-        self.names: Sequence[str] = ()
+        self.names: list[str] = []
 
     def learnability(self) -> np.ndarray:
         return learnability(self.windows, self.absolute)
 
     def weights(self, names: Sequence[str]) -> np.ndarray:
-        self.names = names
+        self.names = list(names)
         if not len(self.counts):
             self.counts, self.windows = np.zeros(len(names), dtype=np.int64), [np.empty(0) for _ in names]
         if len(self.counts) != len(names):
@@ -60,9 +60,10 @@ class Bandit(Mixture):
     def plan(self, stage: int, source: Any, rng: np.random.Generator) -> np.ndarray:
         # A domain that is never drawn has the highest bonus, so one without samples is refused before it is wanted.
         if hasattr(source, "domain_names"):
-            sizes = np.bincount(source.domains, minlength=len(source.domain_names))
-            if len(sizes) > len(source.domain_names) or source.domains.min() < 0:
-                raise BadInput("data", "a sample without a domain", f"one of the {len(source.domain_names)} domains for each")
+            num = len(source.domain_names)
+            if source.domains.min() < 0 or source.domains.max() >= num:
+                raise BadInput("data", "a sample without a domain", f"one of the {num} domains for each")
+            sizes = np.bincount(source.domains, minlength=num)
             if not sizes.all():
                 raise BadInput("data", f"domain '{source.domain_names[int(sizes.argmin())]}' without samples", "at least one in each")
         return super().plan(stage, source, rng)
@@ -72,7 +73,9 @@ class Bandit(Mixture):
             return
         if self.signal != LOSS and self.signal not in feedback.values:
             expected = one_of("signal", self.signal, [LOSS, *feedback.values]).expected
-            raise BadInput("signal", f"'{self.signal}', which this run does not measure", f"{expected}; advantages come from a RolloutStream")
+            raise BadInput(
+                "signal", f"'{self.signal}', which this run does not measure", f"{expected}; advantages come from a RolloutStream"
+            )
         values = np.asarray(feedback.losses if self.signal == LOSS else feedback.values[self.signal], dtype=np.float64)
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
@@ -84,11 +87,13 @@ class Bandit(Mixture):
             self.counts[k] += len(own)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": copied(self.counts), "windows": [w.copy() for w in self.windows], **super().state_dict()}
+        own = {"names": list(self.names), "counts": copied(self.counts), "windows": [w.copy() for w in self.windows]}
+        return own | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.counts, self.windows = copied(state["counts"]), [np.array(w) for w in state["windows"]]
+        self.names, self.counts = list(state["names"]), copied(state["counts"])
+        self.windows = [np.array(w) for w in state["windows"]]
 
 
 class Dump(Method):
@@ -121,7 +126,9 @@ class Dump(Method):
     def start(self, run: Run) -> None:
         batch = getattr(run.stream, "batch_size", None)
         if not isinstance(batch, int):
-            raise BadInput("Dump", f"a {type(run.stream).__name__} without `batch_size`", "a stream that says how many samples it shows at a time")
+            raise BadInput(
+                "Dump", f"a {type(run.stream).__name__} without `batch_size`", "a stream that says how many samples it shows at a time"
+            )
         self.sampler = Bandit(
             batch * self.update_every, window=self.window, temperature=self.temperature, bonus=self.bonus, signal=self.signal,
             absolute=self.absolute,

@@ -88,13 +88,11 @@ PAPER = Settings(
 CODE = "authors' code at 235e85d"
 SCRIPT = f"{CODE}, main_grpo_Qwen2.5-7B-Instruct-1M_combined_logic_longseq_combinedkk.sh"
 CURRICULUM = f"{CODE}, verl/utils/curriculum_learning.py"
+QWEN = "assumed: Qwen2.5-7B's config.json"
 SOURCES = {
     "task": f"{CODE}, combined_logic_dataset/kk", "levels": f"{CODE}, combined_logic_dataset/kk: 3 to 14 people",
     "demonstrations": "none: the base is given", "corrupted": "none",
-    **{
-        name: "Qwen2.5-7B's config.json, as transformers has it (assumed from the model family; no file of the paper gives it)"
-        for name in ("vocab", "width", "depth", "heads", "kv_heads", "hidden", "tied")
-    },
+    **dict.fromkeys(("vocab", "width", "depth", "heads", "kv_heads", "hidden", "tied"), QWEN),
     "context": f"{SCRIPT}: prompts to 4,096 tokens, responses to 20,480",
     "base_updates": "none: the base is given", "base_batch": "not used", "base_lr": "not used",
     "train_problems": "dossier 36: 900 to train, 100 to test, of 1,000 a level", "rounds": f"{SCRIPT}: 2 epochs of 10,800 problems in 128s",
@@ -108,11 +106,10 @@ DEVIATIONS = (
         "distributions", "Knights and Knaves with 3 to 14 people", "copying 2 to 8 letters, five lengths",
         "a base of this size does not rise above guessing at Knights and Knaves without working", "skills are shared more between levels",
     ),
-    ("reward", "format and answer, about -3 to 3", "1 for a right answer, else 0", "advantages are scaled by the group's deviation", "small"),
+    ("reward", "format and answer, about -3 to 3", "1 for a right answer, else 0", "a group's deviation scales it away", "small"),
     ("test rewards", "fed to the scheduler as advantages at every validation", "never", "a leak in the authors' code", "unknown"),
     ("rollouts a round", "128 prompts x 16", "16 x 8", "time; the window of 300 spans more rounds", "slower scheduling"),
-    ("baseline", "a shuffle of the whole data", "domains drawn evenly, problems with replacement", "as DUMP draws but for the weights", "none"),
-    ("evaluation", "one answer a test problem", "the same, at temperature 1", "", "none"),
+    ("baseline", "a shuffle of the whole data", "levels drawn evenly, with replacement", "as DUMP draws but for the weights", "none"),
 )  # fmt: skip
 
 STUDY = Study(
@@ -144,7 +141,7 @@ STUDY = Study(
     ),
     deviations=DEVIATIONS,
     paper_size="7B / 12 difficulties of Knights and Knaves, 344k rollouts",
-    failure={name: 0.0 for name in ("area", "success", "success, two hardest")},
+    failure=dict.fromkeys(("area", "success", "success, two hardest"), 0.0),
     build_paper_model=paper_model,
     paper_parameters={"Qwen2.5-7B": (7.61e9, "assumed from the model family's name and card; the paper says 7B")},
 )
