@@ -88,17 +88,19 @@ PAPER = Settings(
 CODE = "authors' code at 235e85d"
 SCRIPT = f"{CODE}, main_grpo_Qwen2.5-7B-Instruct-1M_combined_logic_longseq_combinedkk.sh"
 CURRICULUM = f"{CODE}, verl/utils/curriculum_learning.py"
-QWEN = "assumed: Qwen2.5-7B's config.json"
+QWEN = "Qwen2.5-7B as its makers describe it: 28 layers of width 3,584, 28 heads over 4, inner width 18,944; biases left out"
+KNIGHTS = f"{CODE}, combined_logic_dataset/generate_combined_kk.py"
 SOURCES = {
     "task": f"{CODE}, combined_logic_dataset/kk", "levels": f"{CODE}, combined_logic_dataset/kk: 3 to 14 people",
     "demonstrations": "none: the base is given", "corrupted": "none",
-    **dict.fromkeys(("vocab", "width", "depth", "heads", "kv_heads", "hidden", "tied"), QWEN),
+    "vocab": "assumed: rows of Qwen2.5-7B's embedding",
+    **dict.fromkeys(("width", "depth", "heads", "kv_heads", "hidden", "tied"), QWEN),
     "context": f"{SCRIPT}: prompts to 4,096 tokens, responses to 20,480",
     "base_updates": "none: the base is given", "base_batch": "not used", "base_lr": "not used",
-    "train_problems": "dossier 36: 900 to train, 100 to test, of 1,000 a level", "rounds": f"{SCRIPT}: 2 epochs of 10,800 problems in 128s",
+    "train_problems": f"{KNIGHTS}: train_samples", "rounds": f"{SCRIPT}: 2 epochs of 10,800 problems in 128s",
     "prompts": SCRIPT, "samples": SCRIPT, "minibatch": f"{SCRIPT}: 32 prompts of 16 rollouts", "max_tokens": SCRIPT, "lr": SCRIPT,
     "kl": SCRIPT, "window": f"{CURRICULUM}: window_size 300", "temperature": f"{CURRICULUM}: 0.1", "bonus": f"{CURRICULUM}: weights 1.0",
-    "num_test": "dossier 36", "evaluations": f"{SCRIPT}: every 10 rounds",
+    "num_test": f"{KNIGHTS}: test_samples", "evaluations": f"{SCRIPT}: every 10 rounds",
 }  # fmt: skip
 DEVIATIONS = (
     ("model", "Qwen2.5-7B-Instruct-1M", "0.2M, taught here on demonstrations with wrong letters", "runs on two cores", "unknown"),
@@ -143,5 +145,5 @@ STUDY = Study(
     paper_size="7B / 12 difficulties of Knights and Knaves, 344k rollouts",
     failure=dict.fromkeys(("area", "success", "success, two hardest"), 0.0),
     build_paper_model=paper_model,
-    paper_parameters={"Qwen2.5-7B": (7.61e9, "assumed from the model family's name and card; the paper says 7B")},
+    paper_parameters={"Qwen2.5-7B": (7.61e9, "Qwen2.5-7B's model card; the paper says 7B")},
 )
