@@ -29,7 +29,7 @@ class Settings:
     base_lr: float = 3e-3
     # reinforcement learning
     train_problems: int = 1_000  # of each level
-    rounds: int = 150
+    rounds: int = 200
     prompts: int = 16  # a round
     samples: int = 8  # G, rollouts a prompt
     minibatch: int = 64  # rollouts an update
@@ -41,8 +41,8 @@ class Settings:
     temperature: float = 0.1  # tau
     bonus: float = 1.0
     # measuring
-    num_test: int = 60  # problems of each level
-    evaluations: int = 15
+    num_test: int = 100  # problems of each level
+    evaluations: int = 20
 
     def __post_init__(self) -> None:
         if len(self.levels) != len(self.demonstrations) or not self.levels:

@@ -126,7 +126,7 @@ STUDY = Study(
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 48 rollouts"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 5k rollouts"),
-        "cpu": Scale(settings=CPU, seeds=5, size="0.2M parameters / 19k rollouts"),
+        "cpu": Scale(settings=CPU, seeds=5, size="0.2M parameters / 26k rollouts"),
         "paper": Scale(settings=PAPER, seeds=1, size="7.6B parameters / 344k rollouts", sources=SOURCES),
     },
     claims=CLAIMS,
