@@ -5,7 +5,18 @@ import pytest
 from etude.data.tasks import task
 from etude.data.tasks.answers import answer_of
 from etude.data.tasks.countdown import Countdown
-from etude.data.tasks.traces import BACK, NoTrace, check_trace, count_backtracks, make_trace, make_traces, padded, shuffled, traces_of, wrong_content
+from etude.data.tasks.traces import (
+    BACK,
+    NoTrace,
+    check_trace,
+    count_backtracks,
+    make_trace,
+    make_traces,
+    padded,
+    shuffled,
+    traces_of,
+    wrong_content,
+)
 from etude.engine.protocols import Problem
 from etude.errors import BadInput
 
