@@ -140,6 +140,8 @@ def test_what_is_refused():
         replace(TINY, levels=(4, 3))
     with pytest.raises(BadInput, match="settings.numbers"):
         replace(TINY, numbers=(1, 0))
+    with pytest.raises(BadInput, match="settings.max_tokens: found 20, expected at least [0-9]+, as the longest trace"):
+        arms.run(job(settings=replace(TINY, max_tokens=20)), Warmup(num_backtracks=5))
     with pytest.raises(BadInput, match="settings.format_score: found 1"):
         replace(TINY, format_score=1)
 

@@ -14,6 +14,7 @@ from etude.engine.protocols import Metrics
 from etude.engine.schedule import Constant, Cosine
 from etude.engine.streams import derive
 from etude.engine.trainer import Trainer
+from etude.errors import BadInput
 from etude.evidence.study import Job, Outcome
 from etude.generate.local import LocalGenerator
 from etude.learn.finetune import Finetune
@@ -78,6 +79,9 @@ def warmed(job: Job, model: Transformer, how: Warmup, total: Ledger) -> tuple[Tr
     s: Settings = job.settings
     rows = warmup(testbed.task_of(s), testbed.traced(s, job.seed), how, derive(job.seed, "warm-up"), testbed.count_tokens)
     total.charge("prepare", samples=len(rows))
+    longest = max(testbed.count_tokens(text) for _, text in rows)
+    if longest >= s.max_tokens:  # a trace that is cut off while learning would look like a failure
+        raise BadInput("settings.max_tokens", repr(s.max_tokens), f"at least {longest + 1}, as the longest trace and its end")
     source = CompletionSource(rows, context=s.context, tokenizer=testbed.TOKENIZER, end=testbed.END, name="trace")
     part = job.part("warm-up")
     result = Trainer(

@@ -21,7 +21,7 @@ QUICK = replace(
 )  # fmt: skip
 SMOKE = replace(
     QUICK, width=16, depth=1, heads=2, base_updates=20, base_batch=16, base_lr=1e-2, facts=64, solutions=64, rows=16, warm_updates=3,
-    warm_batch=8, pool=8, updates=1, prompts=2, samples=2, num_test=4, test_samples=1, evaluations=2, max_tokens=24,
+    warm_batch=8, pool=8, updates=1, prompts=2, samples=2, num_test=4, test_samples=1, evaluations=2, max_tokens=112,
 )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ STUDY = Study(
     slug="backtracking",
     arms=ARMS,
     scales={
-        "smoke": Scale(settings=SMOKE, seeds=2, size="5k parameters / 8 rollouts"),
+        "smoke": Scale(settings=SMOKE, seeds=1, size="5k parameters / 8 rollouts"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.16M parameters / 256 rollouts"),
         "cpu": Scale(settings=CPU, seeds=4, size="0.16M parameters / 3.8k rollouts"),
         "paper": Scale(settings=PAPER, seeds=3, size="3.1B parameters / 0.5M rollouts", sources=SOURCES),
