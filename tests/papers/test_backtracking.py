@@ -1,7 +1,9 @@
 """Backtracking: its traces and controls, what the reward pays, that arms share all but their traces, and what is refused."""
 
+import json
 from dataclasses import fields, replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,6 +174,19 @@ def test_the_reward_pays_right_wrong_and_none():
         ("> 2+3\nmore", 0.0),
     ):
         assert scored.step(said).reward == reward, said
+
+
+def test_rewards_are_the_authors():
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "backtracking.json").read_text())
+    for case in golden["cases"]:
+        data = {"numbers": case["numbers"], "target": case["target"], "each": "exactly", "operations": "+-*/"}
+        scored = Scored(Countdown(), 0.1)
+        scored.reset(Problem("p", "all ", "", len(case["numbers"]), data))
+        assert scored.step(f"a line of working\n> {case['answer']}").reward == case["reward"], case
+    none, two, inside = golden["none, two, inside the working"]
+    assert none == scored.step("a line\nanother").reward
+    assert two == scored.step("a line\n> 3*4+2\n> 3*4+2").reward
+    assert inside == scored.step("> 3*4+2\na line").reward
 
 
 def test_no_test_problem_is_trained_on_in_any_order():
