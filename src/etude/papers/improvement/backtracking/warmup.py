@@ -12,6 +12,7 @@ from typing import Any
 
 from etude.data.tasks import task as task_named
 from etude.data.tasks.answers import with_working
+from etude.data.tasks.gym_search import searched
 from etude.data.tasks.traces import (
     BACK,
     NoTrace,
@@ -32,8 +33,8 @@ EIGHT = (
     "countdown", "sudoku", "arc_1d", "geometry", "color_cube_rotation", "list_functions", "zebra_puzzles", "self_reference",
 )  # fmt: skip
 """The paper's tasks, of reasoning-gym."""
-SEARCHED = {"countdown": "countdown", "sudoku": "sudoku-4x4", "zebra_puzzles": "zebra"}
-"""Those whose solver branches, and the task here that a small model can hold and that has their search tree."""
+SMALL = {"countdown": "countdown", "sudoku": "sudoku-4x4", "zebra_puzzles": "zebra"}
+"""Those whose solver branches, and the task of the same kind here that a small model can hold."""
 
 
 def problem_task(name: str, **settings: Any) -> Task:
@@ -43,13 +44,16 @@ def problem_task(name: str, **settings: Any) -> Task:
     return task_named(f"reasoning-gym/{name}", **settings)
 
 
-def traced_task(name: str, **settings: Any) -> Task:
-    """The small relative of one of the eight, which traces are written for. Raises BadInput, by name, where no solver branches."""
+def traced_task(name: str, *, small: bool = False, **settings: Any) -> Task:
+    """One of the eight that traces can be written for, or (small) its relative that a small model can hold.
+
+    Raises BadInput, by name, where no solver branches.
+    """
     if name not in EIGHT:
         raise one_of("task", name, EIGHT)
-    if name not in SEARCHED:
-        raise BadInput(f"task {name}", "no solver that branches, hence no traces", f"one of {', '.join(SEARCHED)}")
-    return task_named(SEARCHED[name], **settings)
+    if name not in SMALL:
+        raise BadInput(f"task {name}", "no solver that branches, hence no traces", f"one of {', '.join(SMALL)}")
+    return task_named(SMALL[name], **settings) if small else searched(name, **settings)
 
 
 @dataclass(frozen=True)
