@@ -207,11 +207,7 @@ def test_no_test_problem_is_trained_on_in_any_order():
             assert not test & {key(p) for p in islice(testbed.problems(TINY, 1, name, level), 300)}
 
 
-def test_the_facts_are_right_and_the_longest_trace_fits():
-    for _, text in testbed.facts(TINY, 0):
-        for line in text.splitlines():
-            a, sign, b, value = line.replace("=", " ").replace("+", " + ").replace("-", " - ").split()
-            assert int(value) == int(a) + (int(b) if sign == "+" else -int(b)) >= 0
+def test_the_longest_trace_fits():
     s = Settings(rows=60)
     for item in testbed.traced(s, 1):
         assert testbed.count_tokens(item.traces[max(s.numbers)].text) < s.max_tokens  # and its end

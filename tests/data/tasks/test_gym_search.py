@@ -60,9 +60,7 @@ def test_relations_by_hand():
 
 
 def test_what_is_refused():
-    with pytest.raises(
-        BadInput, match="task reasoning-gym/arc_1d: found no solver that branches, hence no traces, expected one of"
-    ):
+    with pytest.raises(BadInput, match="task reasoning-gym/arc_1d: found no solver that branches, hence no traces, expected one of"):
         searched("arc_1d")
     with pytest.raises(BadInput, match="did you mean 'zebra_puzzles'"):
         searched("zebra_puzzle")

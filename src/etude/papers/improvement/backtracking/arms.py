@@ -83,9 +83,10 @@ def warmed(job: Job, model: Transformer, how: Warmup, total: Ledger) -> tuple[Tr
     if longest >= s.max_tokens:  # a trace that is cut off while learning would look like a failure
         raise BadInput("settings.max_tokens", repr(s.max_tokens), f"at least {longest + 1}, as the longest trace and its end")
     source = CompletionSource(rows, context=s.context, tokenizer=testbed.TOKENIZER, end=testbed.END, name="trace")
+    lr = s.warm_lr if how.turns_back else s.straight_lr
     part = job.part("warm-up")
     result = Trainer(
-        model, DataStream(source, s.warm_batch, derive(job.seed, "rows")), Finetune(), optimizer=AdamW(lr=s.warm_lr, weight_decay=0.01),
+        model, DataStream(source, s.warm_batch, derive(job.seed, "rows")), Finetune(), optimizer=AdamW(lr=lr, weight_decay=0.01),
         schedule=Cosine(warmup=0.1, final=0.1), budget=Budget(steps=s.warm_updates), seed=derive(job.seed, "warm-up"), folder=part.folder,
         progress=lambda share, loss: job.progress(0.2 + 0.3 * share, None),
     ).run(resume=part.begun)  # fmt: skip

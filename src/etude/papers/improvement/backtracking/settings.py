@@ -16,36 +16,36 @@ class Settings:
     operations: str = "+-"
     largest: int = 9  # of the given numbers
     # the base
-    facts: int = 4_000  # rows of four computed lines
-    solutions: int = 8_000  # rows of a problem and its solution step by step, half of each level
+    solutions: int = 16_000  # rows of a problem and its solution step by step, half of each level
     vocab: int = 117
-    width: int = 64
-    depth: int = 3
+    width: int = 96
+    depth: int = 2
     heads: int = 4
     kv_heads: int | None = None
     hidden: int | None = None
     tied: bool = True
     context: int = 144  # tokens
-    base_updates: int = 1_500
-    base_batch: int = 64
+    base_updates: int = 2_000
+    base_batch: int = 32
     base_lr: float = 3e-3
     # warm-up
     numbers: tuple[int, ...] = (0, 1, 3, 5)  # of backtracks: every problem has a trace for each
     rows: int = 2_000  # half of each level
-    warm_updates: int = 300
-    warm_batch: int = 32
-    warm_lr: float = 2e-3
+    warm_updates: int = 400
+    warm_batch: int = 16
+    warm_lr: float = 4e-3  # of traces that turn back
+    straight_lr: float = 1e-3  # of traces that do not
     # reinforcement learning
     pool: int = 2_000  # problems, half of each level
-    updates: int = 60
-    prompts: int = 8  # a round
+    updates: int = 80
+    prompts: int = 16  # a round
     samples: int = 8  # of each prompt
-    lr: float = 1e-4
+    lr: float = 3e-4
     format_score: float = 0.1  # of a response that gives one answer, a wrong one
     max_tokens: int = 128  # of a response, its end token included
     # measuring
-    num_test: int = 300  # problems, half of each level
-    test_samples: int = 4  # answers a problem
+    num_test: int = 240  # problems, half of each level
+    test_samples: int = 2  # answers a problem
     evaluations: int = 5  # on a test while learning, the first before it
 
     def __post_init__(self) -> None:

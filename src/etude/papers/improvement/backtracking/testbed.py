@@ -1,7 +1,7 @@
-"""The testbed: countdown with small numbers, one base that computes and solves straight on, and the test that all arms share.
+"""The testbed: countdown with small numbers, one base that solves straight on, and the test that all arms share.
 
-Problems are split by their numbers and target, so that no test problem is ever seen in another order either. The base knows the task's
-arithmetic (lines such as `7+5=12`) and solutions step by step, as a pretrained model does; what it has never seen is a search.
+Problems are split by their numbers and target, so that no test problem is ever seen in another order either. The base knows
+solutions step by step, and with them the task's arithmetic, as a pretrained model does; what it has never seen is a search.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from etude.data.tasks.countdown import Countdown
 from etude.data.tasks.traces import BACK, PADDING, Trace
 from etude.data.tokenizers import Characters
 from etude.engine.protocols import Problem, Sampling, Task, Turn
-from etude.engine.streams import derive, numpy_rng
+from etude.engine.streams import derive
 from etude.learn.problems import Domain, ProblemPool, SingleTurn
 from etude.learn.warmstart import Base, kept, warm_start
 from etude.nn.transformer import TransformerConfig
@@ -97,24 +97,8 @@ def pool(settings: Settings, seed: int, name: str, count: int, *, test: bool = F
     ])  # fmt: skip
 
 
-def facts(settings: Settings, seed: int) -> list[tuple[str, str]]:
-    """Rows of four lines that compute what countdown's steps may ask for."""
-    most, rng = settings.levels[1] * settings.largest, numpy_rng(seed, "facts")
-    rows = []
-    for _ in range(settings.facts):
-        lines = []
-        for _ in range(4):
-            a, b = sorted((int(n) for n in rng.integers(0, most + 1, 2)), reverse=True)
-            sign = settings.operations[int(rng.integers(len(settings.operations)))]
-            if sign == "+" and a + b > most:
-                sign = "-"
-            lines.append(f"{a}{sign}{b}={a + b if sign == '+' else a - b}\n")
-        rows.append(("\n", "".join(lines)))
-    return rows
-
-
 def base_model(settings: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
-    rows, task = facts(settings, seed), task_of(settings)
+    rows, task = [], task_of(settings)
     for level in settings.levels:
         rows += [(p.prompt, task.solution(p)) for p in islice(problems(settings, seed, "solutions", level), settings.solutions // 2)]
     return warm_start(

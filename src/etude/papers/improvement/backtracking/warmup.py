@@ -101,6 +101,11 @@ class Warmup:
         if self.content not in CONTENTS:
             raise one_of("Warmup.content", self.content, CONTENTS)
 
+    @property
+    def turns_back(self) -> bool:
+        """Whether the traces hold backtracks."""
+        return self.num_backtracks > 0 and self.content != "padded"
+
     def numbers(self) -> tuple[int, ...]:
         """Of backtracks, that problems must have traces for."""
         if self.content == "wrong end":
