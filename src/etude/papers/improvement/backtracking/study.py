@@ -94,8 +94,8 @@ CLAIMS = (
 
 PAPER = Settings(
     levels=(4, 6), operations="+-*/", largest=100, vocab=151_936, width=2048, depth=36, heads=16, kv_heads=2, hidden=11_008, context=6_000,
-    rows=8_000, numbers=(0, 1, 2, 3), warm_updates=125, warm_batch=256, warm_lr=1e-5, straight_lr=1e-5, updates=500, prompts=128, samples=8, lr=1e-6,
-    max_tokens=4_096, test_samples=8,
+    rows=8_000, numbers=(0, 1, 2, 3), warm_updates=125, warm_batch=256, warm_lr=1e-5, straight_lr=1e-5, updates=500, prompts=128,
+    samples=8, lr=1e-6, max_tokens=4_096, test_samples=8,
 )  # fmt: skip
 CODE = "authors' code, jchy20/how-much-backtrack at df310b4"
 QWEN = "Qwen2.5-3B-Instruct, config.json"
@@ -108,7 +108,8 @@ SOURCES = {
     "numbers": f"{CODE}, reasoning_gym/games/countdown.py: none to three; for sudoku 0, 1, 3, 5, 10",
     "rows": f"{CODE}, README: sft_size=8000",
     "warm_updates": f"{CODE}, verl/trainer/config/sft_trainer.yaml: 4 epochs of 8,000 rows by 256",
-    "warm_batch": f"{CODE}, sft_trainer.yaml", "warm_lr": f"{CODE}, sft_trainer.yaml", "straight_lr": f"{CODE}, sft_trainer.yaml: one rate for all",
+    "warm_batch": f"{CODE}, sft_trainer.yaml", "warm_lr": f"{CODE}, sft_trainer.yaml",
+    "straight_lr": f"{CODE}, sft_trainer.yaml: one rate for all",
     "pool": "assumed", "updates": f"{CODE}, eval/: the checkpoint of countdown read at step 500",
     "prompts": f"{CODE}, rl-scripts/grpo.sh: train_batch_size 128", "samples": f"{CODE}, grpo.sh: rollout.n 8",
     "lr": f"{CODE}, grpo.sh", "max_tokens": f"{CODE}, README: MAX_RESPONSE_LENGTH=4096",
