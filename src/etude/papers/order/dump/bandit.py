@@ -1,12 +1,13 @@
 """The equations of DUMP: how much each distribution can still teach, and how likely that makes it to be drawn.
 
-    L[d] = mean |A| over the window of d         A: a rollout's advantage, mean over its tokens         section 3.2
-    u[d] = L[d] + b sqrt(2 ln(N + 1) / (n[d] + 1)),    N = sum of n                                     eq. 3, with b = 1
-    p[d] = exp(u[d] / tau) / sum of exp(u / tau)                                                        section 3.3
+    L[d] = mean |A| over the window of d         A: a rollout's advantage, mean over its tokens
+    u[d] = L[d] + b sqrt(2 ln(N + 1) / (n[d] + 1)),    N = sum of n; theirs has b = 1
+    p[d] = exp(u[d] / tau) / sum of exp(u / tau)
 
 Groups' advantages sum to zero, so that the mean of A itself is always 0 and tells nothing. A group whose rewards are all equal
 has |A| = 0 and counts.
-Source: Wang et al. 2025, arXiv 2504.09710; authors' code ZhentingWang/DUMP at 235e85d, verl/utils/curriculum_learning.py.
+Source: Wang et al. 2025, arXiv 2504.09710; authors' code ZhentingWang/DUMP at 235e85d, verl/utils/curriculum_learning.py,
+which the equations were held against.
 Shapes: K distributions. Our temperature is their tau, our counts n, our bonus the weight b of the second term.
 """
 
