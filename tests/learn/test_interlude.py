@@ -91,10 +91,10 @@ class Seen(Method):
 def test_interludes_lie_between_rounds_with_their_own_objective_rows_and_cost(tmp_path):
     seen = Seen()
     stream = streams()[0]
-    result = train(stream, 16, methods=[seen], folder=tmp_path / "run")
+    result = train(stream, 18, methods=[seen], folder=tmp_path / "run")
     # Rounds of 4 questions in two batches; five are enough: after rounds 1, 2, 3 (4 + 4 - 5 + 4 ...), each of 3 batches, twice over.
     names = [name for name, _ in seen.stages]
-    assert names[:6] == ["round-0", "round-1", "interlude-0", "round-2", "interlude-1", "round-3"]
+    assert names[:5] == ["round-0", "round-1", "interlude-0", "round-2", "interlude-1"]
     aside = [b for name, b in seen.batches if name == "interlude-0"]
     assert [len(b) for b in aside] == [2, 2, 1] * 2
     assert {(b.objective, b.optimizer) for b in aside} == {("sft", "sft")}
@@ -103,7 +103,7 @@ def test_interludes_lie_between_rounds_with_their_own_objective_rows_and_cost(tm
     for epoch in (aside[:3], aside[3:]):
         assert sorted(int(i) for b in epoch for i in b.ids) == sorted(asked[:5])
     assert [i for b in aside[:3] for i in b.ids] != [i for b in aside[3:] for i in b.ids]
-    number = names.count("interlude-0") + names.count("interlude-1") + names.count("interlude-2")
+    number = sum(name.startswith("interlude") for name in names)
     assert result.ledger.entries["train"]["labels"] == 5 * number
     assert result.ledger.entries["train"]["tokens"] == sum(b.num_tokens for _, b in seen.batches)
     logged = [m["interlude_rows"] for m in read_metrics(tmp_path / "run") if "interlude_rows" in m]
