@@ -27,7 +27,7 @@ from etude.learn.rollouts import Collector
 from etude.learn.round import RoundConfig
 from etude.learn.rows import CompletionSource
 from etude.nn.transformer import Transformer
-from etude.papers.improvement.relift.bands import BANDS, by_band
+from etude.papers.improvement.relift.bands import BANDS, by_band, sizes
 from etude.papers.improvement.relift.buffer import HardestBuffer
 from etude.papers.improvement.relift.settings import Settings
 from etude.papers.improvement.relift.text import END, TOKENIZER, base_model, encode, halves, pool_of, sampling
@@ -96,7 +96,7 @@ class Bench:
         metrics = self.history[-1][1] | {"demonstrations used": labels / len(self.pool)} | more
         curves = {}
         for name in ("success", *(f"success, {band} band" for band in BANDS)):
-            points = [(x, values[name]) for x, values in self.history if name in values]
+            points = [(x, values[name]) for x, values in self.history if not np.isnan(values[name])]
             if points:
                 curves[f"{name} / trained tokens"] = ([x for x, _ in points], [y for _, y in points])
         return Outcome(metrics=metrics, curves=curves, ledger=self.ledger.as_dict(), parameters=sum(p.numel() for p in model.parameters()))
@@ -137,12 +137,8 @@ def _tuned(bench: Bench, model: Transformer, tokens: float) -> Transformer:
 def base(job: Job) -> Outcome:
     bench = Bench(job)
     bench.history.append((0.0, bench.measured(frozen_copy(bench.base))))
-    bands = {f"share of the test, {name} band": value for name, value in _sizes(bench).items()}
+    bands = {f"share of the test, {name} band": value for name, value in sizes(bench.before).items()}
     return bench.outcome(bench.base, **bands)
-
-
-def _sizes(bench: Bench) -> dict[str, float]:
-    return {name: float(np.mean([by_band(np.array([share]), np.ones(1)).get(name, 0.0) for share in bench.before])) for name in BANDS}
 
 
 def reinforce(job: Job) -> Outcome:

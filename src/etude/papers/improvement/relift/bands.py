@@ -19,6 +19,12 @@ def band(share: float) -> str:
 
 
 def by_band(base: np.ndarray, now: np.ndarray) -> dict[str, float]:
-    """Mean of `now` [N] over the questions of each band that the base's shares [N] put there; bands without questions are left out."""
+    """Mean of `now` [N] over the questions of each band that the base's shares [N] put there; NaN of a band without questions."""
     bands = np.array([band(float(share)) for share in base])
-    return {name: float(now[bands == name].mean()) for name in BANDS if (bands == name).any()}
+    return {name: float(now[bands == name].mean()) if (bands == name).any() else float("nan") for name in BANDS}
+
+
+def sizes(base: np.ndarray) -> dict[str, float]:
+    """The share of questions in each band."""
+    bands = [band(float(share)) for share in base]
+    return {name: bands.count(name) / len(bands) for name in BANDS}
