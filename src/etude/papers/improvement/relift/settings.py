@@ -24,7 +24,7 @@ class Settings:
     context: int = 40  # tokens
     max_tokens: int = 16  # of an answer, its end token included
     base_questions: int = 20_000
-    base_updates: int = 1_000
+    base_updates: int = 600
     base_batch: int = 64
     base_lr: float = 3e-3
     # reinforcement
@@ -32,7 +32,7 @@ class Settings:
     prompts: int = 16  # a round
     samples: int = 8  # of each
     minibatch: int = 64  # rollouts an update
-    budget_tokens: int = 900_000  # trained, of rollouts and of demonstrations
+    budget_tokens: int = 450_000  # trained, of rollouts and of demonstrations
     lr: float = 3e-4
     entropy: float = 0.001
     weight_decay: float = 0.01
