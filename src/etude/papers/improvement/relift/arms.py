@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -76,17 +76,18 @@ class Bench:
 
     def train(
         self, model: Transformer, stream: Stream, objective: Objective | dict[str, Objective], optimizer: OptimizerSpec, tokens: float,
-        name: str, evaluate: Callable[[nn.Module], dict[str, float]],
+        name: str,
     ) -> Transformer:  # fmt: skip
         """Until `tokens` have been trained on; charged. The learning rates stay as they are, as in the authors' code."""
         s: Settings = self.settings
-        done, before = self.ledger.total("tokens", ("train",)), 0.3 + 0.7 * self.ledger.total("tokens", ("train",)) / s.budget_tokens
+        done = self.ledger.total("tokens", ("train",))
+        before = 0.3 + 0.7 * done / s.budget_tokens
         result = Trainer(
             model, stream, objective, optimizer=optimizer, schedule=Constant(), seed=self.seed(name), clip=s.clip,
-            budget=Budget(weights={"train.tokens": 1.0}, limit=tokens), evaluators={"test": evaluate}, evaluate_every=0.2,
+            budget=Budget(weights={"train.tokens": 1.0}, limit=tokens), evaluators={"test": self.measured}, evaluate_every=0.2,
             progress=lambda share, loss: self.job.progress(min(before + 0.7 * share * tokens / s.budget_tokens, 1.0), loss),
         ).run()  # fmt: skip
-        for point in result.history:
+        for point in result.history[bool(done) :]:  # a second stage begins where the first has ended
             self.history.append((done + point["share"] * tokens, {k.removeprefix("test/"): v for k, v in point.items() if "/" in k}))
         self.ledger.merge(result.ledger)
         return result.model
@@ -116,11 +117,13 @@ def adam(settings: Settings, lr: float) -> AdamW:
     return AdamW(lr=lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
 
 
+def reward_loss(settings: Settings) -> PolicyGradient:
+    return PolicyGradient(replace(relift(settings.max_tokens), entropy=settings.entropy))
+
+
 def _reinforced(bench: Bench, model: Transformer, tokens: float) -> Transformer:
     s: Settings = bench.settings
-    return bench.train(
-        model, rollouts(bench), PolicyGradient(relift(s.max_tokens)), adam(s, s.lr), tokens, "reinforce", bench.measured
-    )  # fmt: skip
+    return bench.train(model, rollouts(bench), reward_loss(s), adam(s, s.lr), tokens, "reinforce")
 
 
 def _tuned(bench: Bench, model: Transformer, tokens: float) -> Transformer:
@@ -129,7 +132,7 @@ def _tuned(bench: Bench, model: Transformer, tokens: float) -> Transformer:
     rows = [(bench.pool[number].prompt, answer) for number, answer in bench.demonstrations.items()]
     source = CompletionSource(rows, context=s.context, tokenizer=TOKENIZER, end=END)
     stream = DataStream(source, s.alone_batch, bench.seed("demonstrations"))
-    model = bench.train(model, stream, Finetune(entropy=s.entropy), adam(s, s.alone_lr), tokens, "tune", bench.measured)
+    model = bench.train(model, stream, Finetune(entropy=s.entropy), adam(s, s.alone_lr), tokens, "tune")
     bench.ledger.charge("train", labels=min(len(rows), bench.ledger.entries["train"]["samples"]))
     return model
 
@@ -165,9 +168,9 @@ def interleave(job: Job, pick: str = "failed") -> Outcome:
         bench.pool, bench.demonstrations, TOKENIZER, size=s.size, context=s.context, end=END, pick=pick, seed=bench.seed("buffer")
     )
     stream = Interleaved(rollouts(bench, buffer), buffer, seed=bench.seed("interludes"), objective="sft", optimizer="sft")
-    objectives: dict[str, Objective] = {"": PolicyGradient(relift(s.max_tokens)), "sft": Finetune(entropy=s.entropy)}
+    objectives: dict[str, Objective] = {"": reward_loss(s), "sft": Finetune(entropy=s.entropy)}
     optimizer = Alternating({"rl": adam(s, s.lr), "sft": adam(s, s.sft_lr)})
-    model = bench.train(bench.base, stream, objectives, optimizer, s.budget_tokens, "reinforce", bench.measured)
+    model = bench.train(bench.base, stream, objectives, optimizer, s.budget_tokens, "reinforce")
     return bench.outcome(
         model,
         **{

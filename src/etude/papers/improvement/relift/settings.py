@@ -12,7 +12,7 @@ class Settings:
     """The defaults are those of the cpu scale."""
 
     # questions and base
-    largest: int = 20  # of the given numbers
+    largest: int = 12  # of the given numbers
     target: int = 60  # the largest
     vocab: int = 20
     width: int = 96
@@ -23,7 +23,7 @@ class Settings:
     tied: bool = True
     context: int = 40  # tokens
     max_tokens: int = 16  # of an answer, its end token included
-    base_questions: int = 20_000
+    base_questions: int = 4_000
     base_updates: int = 600
     base_batch: int = 64
     base_lr: float = 3e-3

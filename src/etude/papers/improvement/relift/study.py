@@ -14,7 +14,7 @@ from etude.papers.improvement.relift.text import model_config
 
 CPU = Settings()
 QUICK = replace(
-    CPU, width=64, depth=3, base_questions=8_000, base_updates=600, pool=800, budget_tokens=60_000, num_test=240, test_samples=2
+    CPU, width=64, depth=3, base_updates=600, pool=800, budget_tokens=60_000, num_test=240, test_samples=2
 )  # fmt: skip
 SMOKE = replace(
     QUICK, width=16, depth=1, heads=2, base_questions=128, base_updates=20, base_batch=16, pool=32, prompts=4, samples=2, minibatch=8,
