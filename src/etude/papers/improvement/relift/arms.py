@@ -78,12 +78,12 @@ class Bench:
         self, model: Transformer, stream: Stream, objective: Objective | dict[str, Objective], optimizer: OptimizerSpec, tokens: float,
         name: str,
     ) -> Transformer:  # fmt: skip
-        """Until `tokens` have been trained on; charged. The learning rates stay as they are, as in the authors' code."""
+        """Until `tokens` have been trained on; charged. After a warm-up the learning rates stay as they are."""
         s: Settings = self.settings
         done = self.ledger.total("tokens", ("train",))
         before = 0.3 + 0.7 * done / s.budget_tokens
         result = Trainer(
-            model, stream, objective, optimizer=optimizer, schedule=Constant(), seed=self.seed(name), clip=s.clip,
+            model, stream, objective, optimizer=optimizer, schedule=Constant(warmup=s.warmup), seed=self.seed(name), clip=s.clip,
             budget=Budget(weights={"train.tokens": 1.0}, limit=tokens), evaluators={"test": self.measured}, evaluate_every=0.2,
             progress=lambda share, loss: self.job.progress(min(before + 0.7 * share * tokens / s.budget_tokens, 1.0), loss),
         ).run()  # fmt: skip

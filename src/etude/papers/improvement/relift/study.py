@@ -14,7 +14,7 @@ from etude.papers.improvement.relift.text import model_config
 
 CPU = Settings()
 QUICK = replace(
-    CPU, width=64, depth=3, base_updates=600, pool=800, budget_tokens=60_000, num_test=240, test_samples=2
+    CPU, width=64, depth=3, base_updates=600, pool=800, budget_tokens=100_000, num_test=240, test_samples=2
 )  # fmt: skip
 SMOKE = replace(
     QUICK, width=16, depth=1, heads=2, base_questions=128, base_updates=20, base_batch=16, pool=32, prompts=4, samples=2, minibatch=8,
@@ -69,7 +69,7 @@ CLAIMS = (
 
 PAPER = replace(
     CPU, vocab=152_064, width=3_584, depth=28, heads=28, kv_heads=4, hidden=18_944, tied=False, context=9_216, max_tokens=8_192,
-    pool=45_792, prompts=128, samples=8, minibatch=512, lr=1e-6, sft_lr=1e-6, size=128, num_test=1_000,
+    pool=45_792, prompts=128, samples=8, minibatch=512, lr=1e-6, warmup=0.0, sft_lr=1e-6, size=128, num_test=1_000,
 )  # fmt: skip
 SCRIPT, CODE = "examples/math-7b/train.sh at eb95454", "relift/verl/verl/relift at eb95454"
 MODEL = "config.json of Qwen2.5-Math-7B"
@@ -77,10 +77,11 @@ SOURCES = {
     "largest": "ours: the paper has mathematics", "target": "ours",
     "vocab": MODEL, "width": MODEL, "depth": MODEL, "heads": MODEL, "kv_heads": MODEL, "hidden": MODEL, "tied": MODEL,
     "context": f"{SCRIPT}: prompts to 1,024, responses to 8,192", "max_tokens": SCRIPT,
-    "base_questions": "ours: the paper's base is given", "base_updates": "ours", "base_batch": "ours", "base_lr": "ours",
+    "base_questions": "ours: the paper's base is given", "base_beyond": "ours", "base_updates": "ours", "base_batch": "ours",
+    "base_lr": "ours",
     "pool": "Elliott/Openr1-Math-46k-8192: 45.8k rows", "prompts": SCRIPT, "samples": SCRIPT,
     "minibatch": f"{SCRIPT}: 64 prompts; {CODE}/fsdp_worker.py multiplies by the 8 rollouts",
-    "budget_tokens": "ours: the paper trains for up to 3 epochs", "lr": SCRIPT, "entropy": SCRIPT,
+    "budget_tokens": "ours: the paper trains for up to 3 epochs", "lr": SCRIPT, "warmup": f"{CODE}/config: none", "entropy": SCRIPT,
     "weight_decay": f"{CODE}/fsdp_worker.py", "clip": f"{SCRIPT}; SFT has 1.0 ({CODE}/config)",
     "size": SCRIPT, "sft_lr": SCRIPT, "alone_lr": "assumed", "alone_batch": "assumed", "sft_share": "ours",
     "num_test": "ours", "base_samples": "section 2: 8", "test_samples": "assumed", "test_temperature": f"{SCRIPT}: val_temperature",
@@ -113,6 +114,7 @@ DEVIATIONS = (
     ("RL alone", "keeps the ratio clip (train_rl.sh)", "the same loss as ReLIFT's", "one difference between two arms", "small"),
     ("budget", "epochs over the questions", "trained tokens, demonstrations and rollouts alike", "equal arms", "none expected"),
     ("learning rates", "1e-6 for both", "tuned, each arm by the same grid", "another model", "none expected"),
+    ("warm-up", "none", "a tenth of the tokens", "a fresh Adam's first steps hurt a small base at these rates", "small"),
     (
         "shares between the bands' borders",
         "8 answers a question: none",
@@ -127,8 +129,8 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="3k parameters / 1k tokens"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.15M parameters / 60k tokens"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.45M parameters / 0.6M tokens"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.15M parameters / 0.1M tokens"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.45M parameters / 0.45M tokens"),
         "paper": Scale(settings=PAPER, seeds=3, size="7.6B parameters / 45.8k questions", sources=SOURCES),
     },
     claims=CLAIMS,

@@ -1,8 +1,10 @@
 """The testbed: countdown. The base is taught sums and differences of three numbers; half of what is trained on later lies beyond it.
 
-    sums    three numbers, + and -               13 4 17=26:17+13-4        what the base was taught
-    times   three numbers, needs a product       3 4 5=17:3*4+5            a sign that it has never written
-    four    four numbers, + and -                1 2 3 4=10:4+3+2+1        a length that it has never written
+    sums    three numbers, + and -               11 4 12=19:12+11-4        what the base was taught
+    times   three numbers, needs a product       3 4 5=17:3*4+5            a sign that it has seldom seen
+    four    four numbers, + and -                1 2 3 4=10:4+3+2+1        a length that it has seldom seen
+
+Of the kinds beyond it the base has seen a few: enough to write such answers, not to find right ones.
 
 Questions are split by what they ask (the numbers in order of size, and the target): none of the test is trained on, in any order.
 """
@@ -96,7 +98,9 @@ def encode(text: str) -> np.ndarray:
 
 
 def base_model(settings: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
-    taught = islice(problems("sums", settings, seed, "base"), settings.base_questions)
+    beyond = int(settings.base_questions * settings.base_beyond / 2)
+    counts = {"sums": settings.base_questions - 2 * beyond, "times": beyond, "four": beyond}
+    taught = [p for kind, count in counts.items() for p in islice(problems(kind, settings, seed, "base"), count)]
     return warm_start(
         [(p.prompt, p.answer) for p in taught], name="sums of three numbers", config=model_config(settings), tokenizer=TOKENIZER, end=END,
         steps=settings.base_updates, batch_size=settings.base_batch, lr=settings.base_lr, seed=seed, progress=progress,
