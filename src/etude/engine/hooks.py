@@ -63,21 +63,22 @@ class Hooks:
 
     def call(self, event: str, *arguments: Any) -> None:
         for hook in self.lists[event]:
-            try:
-                hook(*arguments)
-            except BadInput as error:
-                raise owned(error, [getattr(hook, "__self__", None)]) from error
+            _called(hook, *arguments)
 
     def change(self, event: str, run: Run, value: Any, *before: Any) -> Any:
         """Passes `value` through every hook; what one returns replaces it."""
         for hook in self.lists[event]:
-            try:
-                result = hook(run, *before, value)
-            except BadInput as error:
-                raise owned(error, [getattr(hook, "__self__", None)]) from error
+            result = _called(hook, run, *before, value)
             if result is not None:
                 value = result
         return value
+
+
+def _called(hook: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return hook(*arguments)
+    except BadInput as error:
+        raise owned(error, [getattr(hook, "__self__", None)]) from error
 
 
 def owned(error: BadInput, methods: Sequence[Any]) -> BadInput:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from etude.data.sources import TensorSource
 from etude.engine.arguments import shown, typed
+from etude.engine.device import device_of
 from etude.engine.protocols import Batch, Metrics, Output
 from etude.errors import BadInput, choice
 
@@ -85,7 +86,7 @@ class Accuracy:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Metrics:
-        device = next(model.parameters()).device
+        device = device_of(model)
         right, loss = 0, 0.0
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
             x, y = x.to(device), y.to(device)
