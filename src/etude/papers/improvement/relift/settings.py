@@ -33,7 +33,7 @@ class Settings:
     prompts: int = 16  # a round
     samples: int = 8  # of each
     minibatch: int = 64  # rollouts an update
-    budget_tokens: int = 450_000  # trained, of rollouts and of demonstrations
+    budget_tokens: int = 600_000  # trained, of rollouts and of demonstrations
     lr: float = 1e-4
     warmup: float = 0.1  # share of the tokens, of every learning rate
     entropy: float = 0.001
@@ -42,7 +42,7 @@ class Settings:
     # demonstrations
     size: int = 32  # M: pairs an interlude
     sft_lr: float = 3e-4  # of an interlude
-    alone_lr: float = 1e-3  # of SFT alone
+    alone_lr: float = 3e-4  # of SFT alone
     alone_batch: int = 64
     sft_share: float = 0.3  # of the tokens, in SFT then RL
     # measuring

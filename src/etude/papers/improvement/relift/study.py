@@ -130,7 +130,7 @@ STUDY = Study(
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="3k parameters / 1k tokens"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.15M parameters / 0.1M tokens"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.45M parameters / 0.45M tokens"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.45M parameters / 0.6M tokens"),
         "paper": Scale(settings=PAPER, seeds=3, size="7.6B parameters / 45.8k questions", sources=SOURCES),
     },
     claims=CLAIMS,
