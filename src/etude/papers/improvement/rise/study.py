@@ -14,8 +14,8 @@ from etude.papers.improvement.rise.text import model_config
 
 CPU = Settings()
 QUICK = replace(
-    CPU, levels=(3,), width=48, depth=3, demonstrations=4_000, base_updates=400, base_lr=4e-3, questions=256, batch_questions=128, corrections=60,
-    best_of=8, updates=80, num_test=80, groups=2,
+    CPU, levels=(3,), width=48, depth=3, demonstrations=4_000, base_updates=400, base_lr=4e-3, questions=256, batch_questions=128,
+    corrections=60, best_of=8, updates=80, num_test=80, groups=2,
 )  # fmt: skip
 SMOKE = replace(
     QUICK, width=16, depth=1, heads=2, demonstrations=128, base_updates=20, base_batch=16, questions=8, batch_questions=4, corrections=3,

@@ -15,6 +15,7 @@ from itertools import islice
 
 import numpy as np
 
+from etude.data import tasks
 from etude.data.tasks.answers import answer_of
 from etude.data.tasks.countdown import Countdown
 from etude.data.tasks.expressions import NotAnExpression, evaluate
@@ -73,7 +74,7 @@ def key(response: str) -> str | None:
 
 
 def protocol() -> Protocol:
-    return Protocol(task(), again, key)
+    return Protocol(tasks.task("countdown"), again, key)
 
 
 def problems(settings: Settings, seed: int, part: str) -> Iterator[Problem]:
@@ -99,7 +100,7 @@ def some_answer(problem: Problem, rng: np.random.Generator) -> str:
     while len(state) > 1:
         made = task().moves(problem.data, state)
         state = made[int(rng.integers(len(made)))][1]
-    return state[0][1]
+    return next(iter(state))[1]
 
 
 def demonstrations(settings: Settings, seed: int) -> list[tuple[str, str]]:
