@@ -21,8 +21,22 @@ from etude.learn.finetune import exponential_weights
 from etude.learn.rows import CompletionSource
 from etude.loop.loop import run_loop
 from etude.papers.improvement.rise import (
-    STUDY, Answers, Attempt, Pair, Protocol, Retry, Rise, RiseConfig, arms, converted, in_parallel, majority, over_turns, state_of,
-    swapped, text,
+    STUDY,
+    Answers,
+    Attempt,
+    Pair,
+    Protocol,
+    Retry,
+    Rise,
+    RiseConfig,
+    arms,
+    converted,
+    in_parallel,
+    majority,
+    over_turns,
+    state_of,
+    swapped,
+    text,
 )  # fmt: skip
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rise.json").read_text())
@@ -295,7 +309,7 @@ def test_it_learns_to_answer_again(tmp_path):
         (lambda: converted([1], [attempt("a", 1.0)], window=0), "window: found 0"),
         (
             lambda: converted([1], [attempt("a", 0.0), attempt("b", None)]),
-            "episode, attempt 2: reward: found None, expected a finite number",
+            "episode, attempt 2: reward: found None, expected a finite",
         ),
         (lambda: converted([1], [attempt("a", math.nan)]), "episode, attempt 1: reward: found nan"),
         (lambda: rise(replace(CONFIG, questions=13)), "problems: found 12, expected at least the 13 of an iteration"),
