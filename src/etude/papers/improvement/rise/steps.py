@@ -72,7 +72,7 @@ class RiseConfig:
 class Rise:
     """Steps for `run_loop`; the state is {"model": state_dict, "ledger": what has been spent}. Round k is iteration k: k turns.
 
-    model:    the architecture; its weights are those of the state.    problems: more than `config.questions`.
+    model:    the architecture; its weights are those of the state.    problems: at least `config.questions`.
     teacher:  who corrects failed states; None: the present model itself, best of `best_of` under the verifier. A teacher given by the
               user charges its own ledger.
     sampling: with the end token among `stop_tokens`.    context: of the model, in tokens.

@@ -19,7 +19,7 @@ QUICK = replace(
 )  # fmt: skip
 SMOKE = replace(
     QUICK, width=16, depth=1, heads=2, demonstrations=128, base_updates=20, base_batch=16, questions=8, batch_questions=4, corrections=3,
-    best_of=2, updates=2, rows=8, turns=3, num_test=4,
+    best_of=2, updates=2, rows=8, turns=3, num_test=4, groups=1,
 )  # fmt: skip
 
 
@@ -93,8 +93,8 @@ SOURCES = {
     "turns": f"{CODE}, README", "window": f"{CODE}, README", "num_test": f"{CODE}, data/gsm8k/test.jsonl", "groups": "assumed",
 }  # fmt: skip
 DEVIATIONS = (
-    ("models", "Llama2-7B, Llama3-8B, Mistral-7B", "0.45M, trained here", "runs on two cores", "unknown"),
-    ("questions", "GSM8K, MATH", "countdown with three numbers", "fits 0.45M parameters, exact verifier", "answers vote as expressions"),
+    ("models", "Llama2-7B, Llama3-8B, Mistral-7B", "0.2M, trained here", "runs on two cores", "unknown"),
+    ("questions", "GSM8K, MATH", "countdown with three numbers", "fits 0.2M parameters, exact verifier", "answers vote as expressions"),
     (
         "feedback",
         "the answer is incorrect, try again, the question",
@@ -123,7 +123,7 @@ DEVIATIONS = (
         "equal samples, whatever an arm fails at",
         "none expected",
     ),
-    ("SFT", "0.3 epochs of the rows", "300 updates of 64 rows, several epochs", "a small model learns more slowly", "larger effect"),
+    ("SFT", "0.3 epochs of the rows", "200 updates of 64 rows, 3 to 4 epochs", "a small model learns more slowly", "larger effect"),
     ("ties of votes", "not said", "the earliest answer wins", "a rule is needed", "small"),
 )
 
@@ -133,7 +133,7 @@ STUDY = Study(
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 16 questions"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 512 questions"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.45M parameters / 3k questions"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 4k questions"),
         "paper": Scale(settings=PAPER, seeds=3, size="6.7B parameters / 7.5k questions", sources=SOURCES),
     },
     claims=CLAIMS,
