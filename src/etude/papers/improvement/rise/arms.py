@@ -7,7 +7,6 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from etude.engine.ledger import Ledger
@@ -139,6 +138,5 @@ def _outcome(model: nn.Module, ledger: Ledger, metrics: dict[str, float], turns:
             "accuracy / turn": (places, [turns.accuracy(t) for t in range(num)]),
             "right so far / turn": (places, [float(turns.right[:, :, : t + 1].any(2).mean()) for t in range(num)]),
         },
-        arrays={"right": np.array(turns.right.mean(1))},
         parameters=sum(p.numel() for p in model.parameters()),
     )

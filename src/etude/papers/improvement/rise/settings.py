@@ -30,7 +30,7 @@ class Settings:
     iterations: int = 2
     questions: int = 2_048  # rolled out in an iteration
     batch_questions: int = 256
-    corrections: int = 170  # failed states that are corrected, a batch
+    corrections: int = 150  # failed states that are corrected, a batch
     best_of: int = 16
     criterion: str = "all"
     single_criterion: str = "all"  # of the arm without turns

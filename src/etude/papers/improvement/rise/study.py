@@ -57,7 +57,7 @@ CLAIMS = (
         arm="RISE", metric="gain over turns", threshold=0.1,
     ),
     Better(
-        text="After RISE the vote of five turns is right more often than the first answer of the base",
+        text="After RISE the vote of five turns is right more often than that of the base's five turns",
         arm="RISE", baseline="base", metric="m1@t5", lower_is_better=False, d=0.02, equal=(),
     ),
     Equivalent(
