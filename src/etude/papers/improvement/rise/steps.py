@@ -189,7 +189,7 @@ class Rise:
         result = Trainer(
             self.model_of(state), DataStream(source, min(c.rows, len(source)), seed, drop_last=True), Finetune("rows"),
             optimizer=AdamW(lr=c.lr, weight_decay=c.weight_decay), schedule=Cosine(warmup=c.warmup, final=0.0),
-            budget=Budget(steps=c.updates), seed=seed, folder=train, progress=self.progress,
+            budget=Budget(steps=c.updates), seed=seed, folder=train, checkpoint_every=0.5, progress=self.progress,
         ).run(resume=(train / "run.json").exists())  # fmt: skip
         ledger = _summed([state["ledger"], data[0]["spent"], result.ledger.as_dict()])
         model = {k: v.detach().clone() for k, v in result.model.state_dict().items()}

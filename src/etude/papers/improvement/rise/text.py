@@ -22,6 +22,7 @@ from etude.data.tasks.expressions import NotAnExpression, evaluate
 from etude.data.tokenizers import Characters
 from etude.engine.protocols import Problem, Sampling
 from etude.engine.streams import derive, numpy_rng
+from etude.errors import BadInput
 from etude.learn.warmstart import Base, warm_start
 from etude.nn.transformer import TransformerConfig
 from etude.papers.improvement.rise.episodes import Protocol
@@ -31,6 +32,7 @@ TOKENIZER = Characters(string.digits + "+-*/()=:ox\n")
 END = int(TOKENIZER.encode("\n")[0])
 PARTS = ("demonstrations",) * 5 + ("rollouts",) * 2 + ("test",)
 """Of eight questions, so many belong to each part."""
+MISSES = 3_000
 
 
 @lru_cache(maxsize=1)
@@ -89,9 +91,17 @@ def problems(settings: Settings, seed: int, part: str) -> Iterator[Problem]:
 
 
 def distinct(settings: Settings, seed: int, part: str, count: int) -> list[Problem]:
-    """`count` different questions."""
-    seen: set[str] = set()
-    return list(islice((p for p in problems(settings, seed, part) if not (p.prompt in seen or seen.add(p.prompt))), count))
+    """`count` different questions. Raises BadInput where there are not so many: none new among the last MISSES."""
+    found: dict[str, Problem] = {}
+    missed = 0
+    for problem in problems(settings, seed, part):
+        missed = missed + 1 if problem.prompt in found else 0
+        found.setdefault(problem.prompt, problem)
+        if len(found) == count:
+            break
+        if missed == MISSES:
+            raise BadInput(f"questions of the {part}", f"{count} asked for", f"at most the {len(found)} that there are")
+    return list(found.values())
 
 
 def some_answer(problem: Problem, rng: np.random.Generator) -> str:
