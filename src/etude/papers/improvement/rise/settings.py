@@ -35,7 +35,7 @@ class Settings:
     criterion: str = "all"
     single_criterion: str = "all"  # of the arm without turns
     tau: float = 0.4
-    updates: int = 200
+    updates: int = 400
     rows: int = 64
     lr: float = 1e-3
     single_lr: float = 1e-3

@@ -123,7 +123,7 @@ DEVIATIONS = (
         "equal samples, whatever an arm fails at",
         "none expected",
     ),
-    ("SFT", "0.3 epochs of the rows", "200 updates of 64 rows, 3 to 4 epochs", "a small model learns more slowly", "larger effect"),
+    ("SFT", "0.3 epochs of the rows", "400 updates of 64 rows, about 9 epochs", "a small model learns more slowly", "larger effect"),
     ("ties of votes", "not said", "the earliest answer wins", "a rule is needed", "small"),
 )
 

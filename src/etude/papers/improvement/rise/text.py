@@ -30,7 +30,7 @@ from etude.papers.improvement.rise.settings import Settings
 
 TOKENIZER = Characters(string.digits + "+-*/()=:ox\n")
 END = int(TOKENIZER.encode("\n")[0])
-PARTS = ("demonstrations",) * 5 + ("rollouts",) * 2 + ("test",)
+PARTS = ("demonstrations",) * 4 + ("rollouts",) * 3 + ("test",)
 """Of eight questions, so many belong to each part."""
 MISSES = 3_000
 
