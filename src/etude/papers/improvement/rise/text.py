@@ -119,10 +119,11 @@ def demonstrations(settings: Settings, seed: int) -> list[tuple[str, str]]:
     items = list(islice(problems(settings, seed, "demonstrations"), settings.demonstrations))
     rows = []
     for number, problem in enumerate(items):
-        talk = ""
+        talk, asked = "", {problem.prompt}
         for back in range(1, 1 + int(rng.choice([0, 1, 2], p=[0.5, 0.25, 0.25]))):
             other = items[number - back]  # the first ones follow on the last
-            if other.prompt != problem.prompt:
+            if other.prompt not in asked:
+                asked.add(other.prompt)
                 answer = other.answer if rng.random() < 0.3 else some_answer(other, rng)
                 talk += f"{other.prompt}{answer}\n{'o' if task().right(other.data, answer) else 'x'}"
         rows.append((talk + problem.prompt, problem.answer))
