@@ -19,7 +19,7 @@ On one's own model, tokenizer and tasks:
 
 `sft`, `dpo`, `reward_model` and `rlvr` give a `Trainer` each and need no chain. `decontaminate` (`etude.data.decontamination`) comes first.
 
-Source: Lambert et al. 2024, arXiv 2411.15124, sections 3 to 6, tables 20 to 22; code allenai/open-instruct.
+Source: Lambert et al. 2024, arXiv 2411.15124, sections 3 to 6, tables 21 and 22; code allenai/open-instruct.
 Scaled down: four families of short questions and a character model of 0.2M parameters. It still tests the claim, because every stage is
 theirs in kind, demonstrations are few and partly wrong, and verifying is easier than demonstrating.
 """

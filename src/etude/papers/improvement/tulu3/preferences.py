@@ -1,7 +1,7 @@
 """Preferences: several models answer a prompt, a judge marks the answers, and the best stands against a worse one.
 
 Theirs: four answers from a pool of models, the SFT model among them (on-policy), marked by GPT-4o on four aspects; chosen is the one
-of the highest mean mark, rejected one of those below it, drawn at random (section 5.2).
+of the highest mean mark, rejected one of those below it, drawn at random (section 5).
 """
 
 from __future__ import annotations

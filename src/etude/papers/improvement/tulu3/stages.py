@@ -5,7 +5,7 @@ frozen copy of that parent and of nothing older. Defaults are those of the 8B ru
 learning rates and budgets belong to one's own model and are asked for.
 
     SFT     sum of the nll of the answers' tokens over a batch / their number       section 4
-    DPO     -log sig(5 [mean log p/q of the chosen - mean log p/q of the rejected])   section 5, table 20
+    DPO     -log sig(5 [mean log p/q of the chosen - mean log p/q of the rejected])   section 5
     RLVR    r = 10 if verified, -10 without an end, else 0; less 0.05 log(p/q) at each token; PPO   section 6, tables 21 and 22
 
 Source: arXiv 2411.15124; `docs/tulu3.md` and `open_instruct/ppo_vllm_thread_ray_gtrl.py` of allenai/open-instruct.
@@ -44,7 +44,7 @@ from etude.learn.values import ActorCritic, BradleyTerry, ValueModel
 
 M = TypeVar("M", bound=nn.Module)
 
-NORMALISED = DPO(beta=5.0, normalised=True)  # table 20; --dpo_loss_type dpo_norm --dpo_beta 5
+NORMALISED = DPO(beta=5.0, normalised=True)  # docs/tulu3.md: --dpo_loss_type dpo_norm --dpo_beta 5
 ROUNDS = RoundConfig(prompts=224, samples=1, epochs=4, minibatch=224)  # table 21: one mini-batch, K = 4
 
 

@@ -63,8 +63,8 @@ CLAIMS = (
 
 PAPER = Settings(
     vocab=128_256, width=4096, depth=32, heads=32, kv_heads=8, hidden=14_336, rope_base=500_000.0, tied=False, context=4096,
-    sft_rows=939_344, sft_wrong=0.0, sft_lr=5e-6, sft_batch=128, sft_warmup=0.03, pair_prompts=270_000, dpo_lr=5e-7, dpo_beta=5.0,
-    plain_lr=5e-7, plain_beta=0.1, dpo_batch=128, dpo_warmup=0.1, reward_lr=3e-6, reward_batch=256, reward_updates=1_055,
+    sft_rows=939_000, sft_wrong=0.0, sft_lr=5e-6, sft_batch=128, sft_warmup=0.03, pair_prompts=271_409, dpo_lr=5e-7, dpo_beta=5.0,
+    plain_lr=5e-7, plain_beta=0.1, dpo_batch=128, dpo_warmup=0.1, reward_lr=3e-6, reward_batch=256, reward_updates=1_060,
     rl_prompts=29_946, rlvr_lr=3e-7, value_lr=3e-7, round_prompts=224, samples=1, epochs=4, kl=0.05, paid=10.0, unfinished=-10.0,
     value_weight=0.1, value_clip=0.2, max_tokens=2048,
 )  # fmt: skip
@@ -77,10 +77,10 @@ SOURCES = {
     "base_rows": "ours: the paper's base is given", "base_wrong": "ours", "base_updates": "ours", "base_batch": "ours", "base_lr": "ours",
     "sft_rows": "dossier: 939k prompts", "sft_wrong": "assumed", "sft_tokens": "ours: theirs are 2 epochs", "sft_lr": CODE,
     "sft_batch": CODE, "sft_warmup": CODE,
-    "pair_prompts": "dossier: about 270k pairs", "judge_errs": "assumed: theirs is GPT-4o", "dpo_tokens": "ours: theirs is 1 epoch",
+    "pair_prompts": "data card of llama-3.1-tulu-3-8b-preference-mixture: 271,409 pairs", "judge_errs": "assumed: theirs is GPT-4o", "dpo_tokens": "ours: theirs is 1 epoch",
     "dpo_lr": CODE, "dpo_beta": CODE, "plain_lr": "assumed: as the normalised loss", "plain_beta": "assumed", "dpo_batch": CODE,
     "dpo_warmup": CODE,
-    "reward_updates": "one epoch of 270k pairs", "reward_lr": CODE, "reward_batch": CODE,
+    "reward_updates": "one epoch of the pairs", "reward_lr": CODE, "reward_batch": CODE,
     "rl_prompts": "table 22", "rlvr_tokens": "ours: theirs are 100,000 episodes (table 21)", "rlvr_lr": CODE,
     "value_lr": f"{PPO_CODE}: one rate for both", "round_prompts": f"{CODE}: 7 times 32", "samples": PPO_CODE, "epochs": "table 21",
     "kl": CODE, "paid": PPO_CODE, "unfinished": CODE, "value_weight": PPO_CODE, "value_clip": PPO_CODE, "max_tokens": CODE,
@@ -104,7 +104,7 @@ DEVIATIONS = (
     ),
     (
         "preferences",
-        "four answers of 22 models, marked by GPT-4o on four aspects",
+        "four answers of a pool of models, marked by GPT-4o on four aspects",
         "two of the policy and two of the base, marked by the verifier, one mark in ten drawn at random",
         "no judge here",
         "a judge that knows what RLVR will pay for: larger effect of DPO",
