@@ -9,12 +9,14 @@ import pytest
 import torch
 from rollout_toys import END, Copy, Letters, PlainGenerator, tiny
 
+from etude.data.tasks import task
+from etude.data.tokenizers import Bytes
 from etude.engine import checkpoint
 from etude.engine.identity import fingerprint
 from etude.engine.ledger import Budget, Ledger
 from etude.engine.protocols import Completion, Method, Sampling
 from etude.engine.schedule import Linear
-from etude.engine.streams import numpy_rng
+from etude.engine.streams import initialise, numpy_rng
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
 from etude.evidence.claims import check
@@ -26,6 +28,7 @@ from etude.learn.rollouts import VerifierFailed
 from etude.learn.round import RoundConfig
 from etude.learn.rows import CompletionSource
 from etude.learn.values import ActorCritic, ValueModel
+from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.improvement.tulu3 import (
     STUDY,
     Chain,
@@ -430,3 +433,23 @@ def test_the_study_is_sound():
         with pytest.raises(BadInput, match=f"settings.{next(iter(bad))}"):
             Settings(**bad)
     assert arms.processed(Ledger({"a": {"tokens": 3, "samples": 9}, "b": {"generated_tokens": 2, "prompt_tokens": 4}})) == 9
+
+
+@pytest.mark.parametrize(("name", "level"), [("addition", 2), ("reasoning-gym/chain_sum", 0)])
+def test_on_a_model_and_a_task_of_ones_own(name, level):
+    if name.startswith("reasoning-gym/"):
+        pytest.importorskip("reasoning_gym")
+    own = task(name)
+    model = initialise(Transformer(TransformerConfig(vocab=256, width=16, depth=1, heads=2, context=256)), 0)
+    items = [own.problem(0, i, level) for i in range(8)]
+    chain, given = Chain(model), {"context": 256, "tokenizer": Bytes(), "lr": 1e-3, "budget": Budget(steps=2)}
+    rows = [(p.prompt, p.answer) for p in items]
+    chain.run("SFT", lambda parent, here: sft(parent, rows, end=10, batch=4, **given))
+    triples = [(p.prompt, f"{p.answer}\n", "no\n") for p in items]
+    chain.run("DPO", lambda parent, here: dpo(parent, triples, batch=4, **given), parent="SFT")
+    value = chain.run("RM", lambda parent, here: reward_model(parent, triples, batch=4, **given), parent="SFT", like=ValueModel.from_policy)
+    pool = ProblemPool.of(own, 0, {level: 8}, Verified)
+    more = given | {"sampling": Sampling(max_tokens=4, stop_tokens=(10,)), "rounds": SMALL}
+    chain.run("RLVR", lambda parent, here: rlvr(parent, value, pool, **more), parent="DPO")
+    assert len({fingerprint(chain.model(name)) for name in ("base", "SFT", "DPO", "RLVR")}) == 4
+    assert chain.ledgers["RLVR"].total("generated_tokens") > 0

@@ -47,7 +47,7 @@ class Demonstrations:
 
 def demonstrations(s: Settings, seed: int, evaluations: Evaluations) -> Demonstrations:
     """The SFT data. Of every evaluation 2 % of the prompts, rounded down, stand in its family's data set, every other one inside a longer
-    text; a tenth of all make up most of the scraped set."""
+    text; a tenth of all, at least one of each evaluation, stand in the scraped set."""
     rng = numpy_rng(seed, "leaks")
     items = tasks.mixed(seed, "demonstrations", s.sft_rows)
     rows = tasks.demonstrations(items, s.sft_wrong, numpy_rng(seed, "demonstrations", "wrong"))
@@ -57,16 +57,16 @@ def demonstrations(s: Settings, seed: int, evaluations: Evaluations) -> Demonstr
     data[SCRAPED] = rows[: s.num_scraped]
     planted: set[tuple[str, int]] = set()
 
-    def plant(name: str, problems: list[Problem], share: float) -> None:
-        for number, k in enumerate(rng.permutation(len(problems))[: int(share * len(problems))]):
+    def plant(name: str, problems: list[Problem], count: int) -> None:
+        for number, k in enumerate(rng.permutation(len(problems))[:count]):
             prompt = problems[int(k)].prompt
             planted.add((name, len(data[name])))
             data[name].append((f"please see {prompt}" if number % 2 else prompt, problems[int(k)].answer))
 
     for families in evaluations.values():
         for name, problems in families.items():
-            plant(name, problems, MOST)
-            plant(SCRAPED, problems, SCRAPED_SHARE)
+            plant(name, problems, int(MOST * len(problems)))
+            plant(SCRAPED, problems, max(1, int(SCRAPED_SHARE * len(problems))))
     prompts = {
         f"{which}, {name}": [p.prompt for p in problems] for which, families in evaluations.items() for name, problems in families.items()
     }

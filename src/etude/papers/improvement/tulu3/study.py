@@ -17,9 +17,9 @@ QUICK = replace(
     num_test=60,
 )  # fmt: skip
 SMOKE = replace(
-    QUICK, width=16, depth=1, heads=2, base_rows=200, base_updates=10, base_batch=16, base_lr=1e-2, sft_rows=80, sft_tokens=1_500,
-    dpo_tokens=2_500, rlvr_tokens=4_000, pair_prompts=24, reward_updates=2, reward_batch=16, dpo_batch=16, sft_batch=16, rl_prompts=40,
-    round_prompts=16, num_test=4, num_scraped=10,
+    QUICK, width=16, depth=1, heads=2, base_rows=120, base_updates=6, base_batch=16, base_lr=1e-2, sft_rows=40, sft_tokens=1_000,
+    dpo_tokens=1_600, rlvr_tokens=3_000, pair_prompts=12, reward_updates=2, reward_batch=16, dpo_batch=16, sft_batch=16, rl_prompts=20,
+    round_prompts=8, num_test=4, num_scraped=10,
 )  # fmt: skip
 
 
@@ -77,7 +77,8 @@ SOURCES = {
     "base_rows": "ours: the paper's base is given", "base_wrong": "ours", "base_updates": "ours", "base_batch": "ours", "base_lr": "ours",
     "sft_rows": "dossier: 939k prompts", "sft_wrong": "assumed", "sft_tokens": "ours: theirs are 2 epochs", "sft_lr": CODE,
     "sft_batch": CODE, "sft_warmup": CODE,
-    "pair_prompts": "data card of llama-3.1-tulu-3-8b-preference-mixture: 271,409 pairs", "judge_errs": "assumed: theirs is GPT-4o", "dpo_tokens": "ours: theirs is 1 epoch",
+    "pair_prompts": "data card of the 8B preference mixture: 271,409 pairs",
+    "judge_errs": "assumed: theirs is GPT-4o", "dpo_tokens": "ours: theirs is 1 epoch",
     "dpo_lr": CODE, "dpo_beta": CODE, "plain_lr": "assumed: as the normalised loss", "plain_beta": "assumed", "dpo_batch": CODE,
     "dpo_warmup": CODE,
     "reward_updates": "one epoch of the pairs", "reward_lr": CODE, "reward_batch": CODE,
@@ -126,7 +127,7 @@ STUDY = Study(
     slug="tulu3",
     arms=ARMS,
     scales={
-        "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 8k tokens after the base"),
+        "smoke": Scale(settings=SMOKE, seeds=1, size="4k parameters / 6k tokens after the base"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 0.18M tokens after the base"),
         "cpu": Scale(settings=CPU, seeds=3, size="0.2M parameters / 1.1M tokens after the base"),
         "paper": Scale(settings=PAPER, seeds=3, size="8B parameters / 939k demonstrations, 270k pairs, 100k episodes", sources=SOURCES),
