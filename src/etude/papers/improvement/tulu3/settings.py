@@ -22,21 +22,21 @@ class Settings:
     tied: bool = True
     context: int = 64  # tokens
     base_rows: int = 20_000
-    base_wrong: float = 0.4  # share of the base's rows whose answer is wrong
-    base_updates: int = 1_500
+    base_wrong: float = 0.25  # share of the base's rows whose answer is wrong
+    base_updates: int = 1_000
     base_batch: int = 64
     base_lr: float = 3e-3
     # supervised fine-tuning
     sft_rows: int = 3_000
     sft_wrong: float = 0.2  # share of the demonstrations that are wrong
-    sft_tokens: int = 400_000
+    sft_tokens: int = 250_000
     sft_lr: float = 1e-3
     sft_batch: int = 64  # rows
     sft_warmup: float = 0.03
     # preferences
-    pair_prompts: int = 1_500
+    pair_prompts: int = 1_200
     judge_errs: float = 0.1  # share of marks that say nothing
-    dpo_tokens: int = 200_000
+    dpo_tokens: int = 130_000
     dpo_lr: float = 3e-4
     dpo_beta: float = 5.0  # of the length-normalised loss
     plain_lr: float = 3e-4
@@ -49,7 +49,7 @@ class Settings:
     reward_batch: int = 32  # pairs
     # verifiable rewards
     rl_prompts: int = 2_000
-    rlvr_tokens: int = 500_000
+    rlvr_tokens: int = 350_000
     rlvr_lr: float = 3e-4
     value_lr: float = 3e-4
     round_prompts: int = 64
@@ -60,7 +60,7 @@ class Settings:
     unfinished: float = -10.0  # instead, without an end token
     value_weight: float = 0.1
     value_clip: float = 0.2
-    max_tokens: int = 10  # of an answer, its end token included
+    max_tokens: int = 12  # of an answer, its end token included
     # measuring
     num_test: int = 150  # prompts of each family, development and unseen alike
     num_scraped: int = 200  # rows beside the leaks in the data set that is dropped

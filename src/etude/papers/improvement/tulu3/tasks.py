@@ -37,12 +37,12 @@ class Family:
 
 @lru_cache(maxsize=1)
 def families() -> dict[str, Family]:
-    strings = task("constrained-strings", kinds=("length", "count", "end", "begin"), lengths=(3, 7))
+    strings = task("constrained-strings", kinds=("length", "end", "begin"), lengths=(3, 5))
     return {
-        "countdown": Family(task("countdown", operations="+-", target=20), 3, 4),
-        "sums": Family(task("sum-chains", largest=9), 3, 4),
+        "countdown": Family(task("countdown", operations="+-", largest=6, target=15), 3, 4),
+        "sums": Family(task("sum-chains", largest=7), 3, 4),
         "strings": Family(strings, 2, 3),
-        "recall": Family(task("key-recall"), 4, 6),
+        "recall": Family(task("key-recall"), 3, 5),
     }
 
 
@@ -120,4 +120,4 @@ def demonstrations(items: list[tuple[str, Problem]], wrong: float, rng: np.rando
 
 
 def base_rows(count: int, wrong: float, seed: int) -> list[tuple[str, str]]:
-    return demonstrations(mixed(seed, "base", count, unseen_one_in=4), wrong, numpy_rng(seed, "base", "wrong"))
+    return demonstrations(mixed(seed, "base", count, unseen_one_in=6), wrong, numpy_rng(seed, "base", "wrong"))
