@@ -24,7 +24,7 @@ from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
-from etude.recipe.tables import ImageData, MethodTable, Recipe, TableData, TextData
+from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, TableData, TextData
 from etude.recipe.writing import dump
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
@@ -45,8 +45,9 @@ def build(
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
+    model = model_of(recipe, material, models)
     trainer = Trainer(
-        initialise(model_of(recipe, material, models), run.seed),
+        model if isinstance(recipe.model, PretrainedTable) else initialise(model, run.seed),
         DataStream(
             material.source, recipe.data.batch, run.seed, sampler=sampler_of(recipe, material), drop_last=material.vocab is not None
         ),

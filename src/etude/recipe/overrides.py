@@ -98,6 +98,8 @@ def _make_way(document: dict[str, Any], parts: Sequence[str], value: Any) -> Non
         _data(table, rest)
     elif first == "optimizers" and len(rest) == 2 and rest[1] == "kind" and isinstance(table.get(rest[0]), dict):
         _kind(table[rest[0]], value, OPTIMIZERS, "adamw")
+    elif (first == "model" and rest == ["pretrained"]) or (first == "model" and rest == ["kind"] and "pretrained" in table):
+        table.clear()
     elif first == "model" and (rest == ["use"] or "use" in table):
         if (rest == ["use"] and _slug(table.get("use")) != _slug(value)) or rest == ["kind"]:
             table.clear()  # a paper's architecture shares no settings with etude's own kinds
