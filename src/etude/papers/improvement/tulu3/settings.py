@@ -13,16 +13,16 @@ class Settings:
 
     # the base
     vocab: int = 46
-    width: int = 64
-    depth: int = 4
-    heads: int = 2
+    width: int = 96
+    depth: int = 2
+    heads: int = 3
     kv_heads: int | None = None
     hidden: int | None = None
     rope_base: float = 10_000.0
     tied: bool = True
     context: int = 64  # tokens
     base_rows: int = 20_000
-    base_wrong: float = 0.25  # share of the base's rows whose answer is wrong
+    base_wrong: float = 0.1  # share of the base's rows whose answer is wrong
     base_updates: int = 600
     base_batch: int = 64
     base_lr: float = 2e-2  # of Muon; an eighth of it for AdamW
