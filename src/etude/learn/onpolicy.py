@@ -7,7 +7,6 @@ All that was generated is charged, whether it is kept, rejected or teaches nothi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.data.samplers import Shuffle
+from etude.engine.identity import fingerprint
 from etude.engine.ledger import Ledger
 from etude.engine.protocols import Batch, Feedback, Generator, Sampler, Score, Stage
 from etude.engine.run import Run, shapes_of
@@ -256,22 +256,12 @@ class RolloutStream:
         return {
             "at": [self.round, self.epoch, self.position, self.plan_number, self.plan_position],
             "plan": self._plan, "data": self._data, "problems": self._problems, "told": self._told,
-            "sampler": self.sampler.state_dict(), "reference": _fingerprint(self.reference),
+            "sampler": self.sampler.state_dict(), "reference": fingerprint(self.reference),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["reference"] != _fingerprint(self.reference):
+        if state["reference"] != fingerprint(self.reference):
             raise BadInput("reference", "another model than the run began with", "the same frozen reference")
         self.round, self.epoch, self.position, self.plan_number, self.plan_position = state["at"]
         self._plan, self._data, self._problems, self._told = state["plan"], state["data"], state["problems"], state["told"]
         self.sampler.load_state_dict(state["sampler"])
-
-
-def _fingerprint(model: nn.Module | None) -> str:
-    """Of a model's values; the empty string for none."""
-    if model is None:
-        return ""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
