@@ -1,0 +1,184 @@
+"""The testbed: chains of operations modulo 10 from a scrambled list, one step a line; a base taught on few written solutions.
+
+A guess is right one time in ten, so that lucky right answers can be told from sound ones (`Chains.sound`). Questions are split by name
+of their stream: none that is searched in training is one of the test's (`check_disjoint`).
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from etude.data.stream import DataStream
+from etude.data.tasks.chains import Chains
+from etude.data.tokenizers import Characters
+from etude.engine.ledger import Budget, Ledger
+from etude.engine.optim import AdamW
+from etude.engine.protocols import Problem, Sampling
+from etude.engine.schedule import Cosine
+from etude.engine.streams import derive
+from etude.engine.trainer import Trainer
+from etude.errors import BadInput
+from etude.generate.local import LocalGenerator
+from etude.generate.search import GeneratedSteps, Limit, Question, Samples, merged, run_searches
+from etude.generate.search.asking import Expander, Path
+from etude.learn.logprobs import frozen_copy
+from etude.learn.state_values import StateValues
+from etude.learn.values import StepSource, StepValues, ValueModel
+from etude.learn.warmstart import Base, kept, warm_start
+from etude.nn.transformer import Transformer, TransformerConfig
+from etude.papers.improvement.rest_mcts import trees
+from etude.papers.improvement.rest_mcts.rewards import inferred
+from etude.papers.improvement.rest_mcts.settings import Settings
+
+TOKENIZER = Characters(string.digits + string.ascii_lowercase + "+-*=;:> \n~")
+END = int(TOKENIZER.encode("~")[0])
+LINE = int(TOKENIZER.encode("\n")[0])
+TASK = Chains()
+
+
+def model_config(s: Settings) -> TransformerConfig:
+    return TransformerConfig(
+        vocab=s.vocab, width=s.width, depth=s.depth, heads=s.heads, kv_heads=s.kv_heads, hidden=s.hidden, context=s.context, tied=s.tied
+    )
+
+
+def problems(s: Settings, seed: int, name: str, count: int) -> dict[str, Problem]:
+    """id -> problem, all numbers of operations by turns. name: of the stream."""
+    stream = derive(seed, name)
+    made = [TASK.problem(stream, i // len(s.operations), s.operations[i % len(s.operations)]) for i in range(count)]
+    return {problem.id: problem for problem in made}
+
+
+def check_disjoint(searched: dict[str, Problem], test: dict[str, Problem]) -> None:
+    """Raises BadInput where a question that training searches is one of the test's."""
+    shared = {p.prompt for p in searched.values()} & {p.prompt for p in test.values()}
+    if shared:
+        raise BadInput("questions", f"'{min(shared)}' of the test", "questions that the test does not hold")
+
+
+def encoded(problem: Problem) -> np.ndarray:
+    return TOKENIZER.encode(problem.prompt).astype(np.int64)
+
+
+def asked(items: dict[str, Problem]) -> list[Question]:
+    return [Question(name, encoded(problem)) for name, problem in items.items()]
+
+
+def base_model(s: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
+    rows = [(p.prompt, TASK.solution(p)) for p in problems(s, seed, "demonstrations", s.demonstrations).values()]
+    return warm_start(
+        rows, name="chains", config=model_config(s), tokenizer=TOKENIZER, end=END, steps=s.base_updates, batch_size=s.base_batch,
+        lr=s.base_lr, seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def steps_of(model: nn.Module, s: Settings, seed: int, ledger: Ledger | None) -> Expander:
+    generator = LocalGenerator(model, TOKENIZER, ledger=ledger)
+    sampling = Sampling(temperature=s.temperature, max_tokens=s.max_step)
+    return GeneratedSteps(generator, sampling, separator=LINE, ends=(END,), context=s.context, seed=seed, tokenizer=TOKENIZER)
+
+
+def values_of(model: nn.Module, s: Settings, ledger: Ledger | None) -> StateValues:
+    return StateValues(model, prompt_of, context=s.context, ledger=ledger)
+
+
+def prompt_of(question: Question) -> np.ndarray:
+    """What the value model sees of a question: its prompt, never its answer."""
+    return np.asarray(question.prompt)
+
+
+def answer_in(question: Question, path: Path) -> str | None:
+    """What a path's last line answers, for votes."""
+    last = path[-1].text.strip() if path else ""
+    return last if last.startswith(">") else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstValue:
+    """The value model that all searches begin with. ledger: what it cost, samples and training."""
+
+    model: ValueModel
+    ledger: Ledger
+
+
+def first_value(base: Base, s: Settings, seed: int) -> FirstValue:
+    """A copy of the base with a head, taught the values inferred from trees of the base's own samples; kept in the cache."""
+    made_of = {
+        "base": base.key, "what": "rest-mcts value", "seed": seed, "questions": s.value_questions, "samples": s.value_samples,
+        "temperature": s.temperature, "updates": s.first_value_updates, "batch": s.value_batch, "lr": s.value_lr,
+        "operations": list(s.operations), "max_step": s.max_step, "max_depth": s.max_depth,
+    }  # fmt: skip
+    _, state = kept(made_of, lambda: _teach(base, s, seed))
+    model = ValueModel.from_policy(Transformer(model_config(s)))
+    model.load_state_dict(state["model"])
+    return FirstValue(model=model, ledger=Ledger.from_dict(state["ledger"]))
+
+
+def _teach(base: Base, s: Settings, seed: int) -> dict[str, Any]:
+    ledger = Ledger()
+    items = problems(s, seed, "first value", s.value_questions)
+    samples = Samples(limit=Limit(rounds=s.value_samples), vote=answer_in, max_depth=s.max_depth)
+    policy = frozen_copy(base.model)
+    found = run_searches(samples, asked(items), steps_of(policy, s, derive(seed, "first value"), ledger), _none)
+    rows = []
+    for one in found:
+        root, problem = merged(one.roots), items[one.question.id]
+        labels = inferred(root, lambda node, problem=problem: TASK.verify(problem, trees.text_of(node)) == 1.0)
+        rows += [(encoded(problem), way) for way in trees.value_rows(root, labels)] if labels else []
+    model = ValueModel.from_policy(base.model)
+    if rows:
+        source, name = StepSource(rows, context=s.context), derive(seed, "first value, training")
+        result = Trainer(
+            model, DataStream(source, min(s.value_batch, len(source)), name, drop_last=True), StepValues(),
+            optimizer=AdamW(lr=s.value_lr, weight_decay=0.01), schedule=Cosine(warmup=0.05, final=0.1),
+            budget=Budget(steps=s.first_value_updates), seed=name,
+        ).run()  # fmt: skip
+        ledger.merge(result.ledger)
+        model = result.model
+    return {"model": model.state_dict(), "ledger": ledger.as_dict()}
+
+
+def _none(requests: Sequence[Any]) -> list[list[float]]:
+    raise AssertionError("a vote asks for no values")
+
+
+@dataclass(frozen=True)
+class Test:
+    problems: dict[str, Problem]
+
+    @classmethod
+    def of(cls, s: Settings, seed: int) -> Test:
+        return cls(problems(s, seed, "test", s.num_test))
+
+    def answered(self, texts: Sequence[str]) -> dict[str, float]:
+        """Of one solution for each problem: share right, share sound, and among the right ones the share with a wrong step."""
+        right = [TASK.verify(p, text) == 1.0 for p, text in zip(self.problems.values(), texts, strict=True)]
+        sound = [TASK.sound(p, text) for p, text in zip(self.problems.values(), texts, strict=True)]
+        return {
+            "solve rate": float(np.mean(right)), "sound": float(np.mean(sound)),
+            "wrong-step answers": 1 - sum(sound) / sum(right) if any(right) else 0.0,
+        }  # fmt: skip
+
+    def greedy(self, model: nn.Module, s: Settings) -> dict[str, float]:
+        """The model's greedy solutions; measuring is not charged."""
+        return _named("greedy accuracy", self._told(model, s, 0.0, 0))
+
+    def sampled(self, model: nn.Module, s: Settings, seed: int) -> dict[str, float]:
+        return _named("accuracy", self._told(model, s, s.temperature, derive(seed, "test answers")))
+
+    def _told(self, model: nn.Module, s: Settings, temperature: float, seed: int) -> dict[str, float]:
+        sampling = Sampling(temperature=temperature, max_tokens=s.max_step * s.max_depth, stop_tokens=(END,))
+        with torch.inference_mode():
+            groups = LocalGenerator(model, TOKENIZER).complete([encoded(p) for p in self.problems.values()], sampling, seed=seed)
+        return self.answered([group[0].text for group in groups])
+
+
+def _named(name: str, told: dict[str, float]) -> dict[str, float]:
+    return {name: told["solve rate"], f"{name}, sound": told["sound"]}
