@@ -1,4 +1,7 @@
-"""What each arm does: ways of searching with the base as it is, and ways of training it on what it finds."""
+"""What each arm does: ways of searching with the base as it is, and ways of training it on what it finds.
+
+"accuracy" is the share of the test that an arm answers rightly, as it answers: a search at its greatest limit, a trained policy greedily.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,7 @@ def base(job: Job) -> Outcome:
     """The base, untrained: greedy, and one sample at the searches' temperature."""
     bench = Bench(job, valued=False)
     metrics = bench.test.greedy(bench.base, bench.settings) | bench.test.sampled(bench.base, bench.settings, job.seed)
-    return bench.outcome(metrics | {"solve rate": metrics["accuracy"]}, {})
+    return bench.outcome(metrics, {})
 
 
 def searching(job: Job, make: Make, *, valued: bool = True) -> Outcome:
@@ -104,7 +107,7 @@ def searching(job: Job, make: Make, *, valued: bool = True) -> Outcome:
         told = bench.test.answered([one.text for one in found])
         costs.append(float(np.mean(spent)))
         rates.append(told["solve rate"])
-        told |= {"cost": costs[-1], "rounds": float(np.mean([one.rounds for one in found]))}
+        told |= {"accuracy": rates[-1], "cost": costs[-1], "rounds": float(np.mean([one.rounds for one in found]))}
         told |= {"ended by the gate": float(np.mean([one.reason == "found" for one in found]))}
         job.progress(0.2 + 0.8 * (number + 1) / len(s.limits), rates[-1])
     return bench.outcome(told, {"solve rate / cost": (costs, rates)})
@@ -154,6 +157,7 @@ def training(job: Job, make: Make, *, valued: bool = True, preference: bool = Fa
     bench.ledger.merge(Ledger.from_dict(state["ledger"]))
     told = [start, *reports]
     metrics = dict(reports[-1]) | {
+        "accuracy": reports[-1]["greedy accuracy"],
         "wrong-step traces": float(np.average([r["wrong-step traces"] for r in reports], weights=[r["traces"] + 1e-9 for r in reports])),
         "gain": reports[-1]["greedy accuracy"] - start["greedy accuracy"],
     }

@@ -143,7 +143,7 @@ STUDY = Study(
     },
     claims=CLAIMS,
     baseline="best of n",
-    headline="solve rate",
+    headline="accuracy",
     lower_is_better=False,
     plots=(
         Plot(title="Questions solved over the cost of a search", kind="curve", curve=CURVE),
@@ -152,7 +152,7 @@ STUDY = Study(
     ),
     deviations=DEVIATIONS,
     paper_size="7B parameters / MATH and SciBench, two rounds",
-    failure={"solve rate": 0.0, "greedy accuracy": 0.0, "wrong-step traces": 1.0, "gain": 0.0},
+    failure={"accuracy": 0.0, "solve rate": 0.0, "greedy accuracy": 0.0, "wrong-step traces": 1.0, "gain": 0.0},
     build_paper_model=lambda s: Transformer(model_config(s)),
     paper_parameters={"Mistral-7B": (7.24e9, "section 4.1: Mistral-7B MetaMATH")},
 )
