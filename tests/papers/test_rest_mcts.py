@@ -202,10 +202,26 @@ def test_a_written_solution_is_a_right_path_of_lines():
 
 
 def test_questions_are_never_the_tests():
-    test, searched = text.problems(TINY, 1, "test", 30), text.problems(replace(TINY, operations=(3,)), 1, "round 1", 30)
-    text.check_disjoint(searched, test)
+    small = replace(TINY, operations=(1,))
+    test = text.problems(small, 1, "test", 30, test=True)
+    others = text.problems(small, 1, "round 1", 300) | text.problems(small, 1, "demonstrations", 300)
+    assert not {p.prompt for p in test.values()} & {p.prompt for p in others.values()}
+    text.check_disjoint(others, test)
     with pytest.raises(BadInput, match="questions: found '.*' of the test"):
         text.check_disjoint(test, test)
+
+
+def test_renamed_chains_are_the_same_chains():
+    for problem in text.problems(Settings(), 1, "x", 30).values():
+        again = text.TASK.problem(derive(1, "x"), int(problem.id.split("/")[-1]), problem.difficulty)
+        assert problem.answer == again.answer
+        assert [step[2:] for step in problem.data["steps"]] == [step[2:] for step in again.data["steps"]]
+        assert text.TASK.sound(problem, text.TASK.solution(problem))
+        *rows, asked = problem.prompt.split(" ; ")
+        assert sorted(rows[0].split()) == sorted(
+            [f"a={again.data['start'][1]}", *(f"{n}={b}{s}{o}" for n, b, s, o in problem.data["steps"])]
+        )
+        assert asked == f"{problem.data['steps'][-1][0]}: "
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -317,22 +333,22 @@ def outcomes():
 
 
 def test_trained_arms_spend_what_is_planned(outcomes):
-    roomy = replace(TINY, questions=24, training_limit=150.0, operations=(1,))
+    roomy = replace(TINY, questions=12, rounds=1, training_limit=120.0, operations=(1,))
     plan = STUDY.arms["ReST-EM"].planned(roomy)
     for name in ("ReST-MCTS*", "ReST-EM", "DPO"):
         ledger = run(name, roomy).ledger
-        assert ledger["search"]["cost"] == pytest.approx(plan["search.cost"], rel=0.1), name
+        assert ledger["search"]["cost"] == pytest.approx(plan["search.cost"], rel=0.15), name
         assert ledger["search"]["cost"] == ledger["generate"]["generated_tokens"] + TINY.per_call * ledger.get("judge", {}).get("calls", 0)
     assert "judge" not in outcomes["ReST-EM"].ledger
     assert "judge" not in outcomes["self-consistency"].ledger
 
 
 def test_search_arms_spend_their_limits(outcomes):
-    roomy = replace(TINY, limits=(150.0, 300.0), num_test=24)
+    roomy = replace(TINY, limits=(100.0, 200.0), num_test=16)
     for name in ("best of n", "self-consistency"):
         outcome = run(name, roomy)
-        assert outcome.curves["solve rate / cost"][0] == pytest.approx([150, 300], rel=0.1)
-        assert outcome.ledger["search"]["cost"] == pytest.approx(24 * sum(outcome.curves["solve rate / cost"][0]))
+        assert outcome.curves["solve rate / cost"][0] == pytest.approx([100, 200], rel=0.15)
+        assert outcome.ledger["search"]["cost"] == pytest.approx(16 * sum(outcome.curves["solve rate / cost"][0]))
 
 
 def test_claims_have_their_metrics_and_arms(outcomes):

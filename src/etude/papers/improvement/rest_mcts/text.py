@@ -1,14 +1,14 @@
 """The testbed: chains of operations modulo 10 from a scrambled list, one step a line; a base taught on few written solutions.
 
-A guess is right one time in ten, so that lucky right answers can be told from sound ones (`Chains.sound`). Questions are split by name
-of their stream: none that is searched in training is one of the test's (`check_disjoint`).
+A guess is right one time in ten, so that lucky right answers can be told from sound ones (`Chains.sound`). Questions are split by their
+prompts: nothing that is demonstrated, or searched in training, is one of the test's.
 """
 
 from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from etude.engine.ledger import Budget, Ledger
 from etude.engine.optim import AdamW
 from etude.engine.protocols import Problem, Sampling
 from etude.engine.schedule import Cosine
-from etude.engine.streams import derive
+from etude.engine.streams import derive, numpy_rng
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
 from etude.generate.local import LocalGenerator
@@ -41,6 +41,8 @@ TOKENIZER = Characters(string.digits + string.ascii_lowercase + "+-*=;:> \n~")
 END = int(TOKENIZER.encode("~")[0])
 LINE = int(TOKENIZER.encode("\n")[0])
 TASK = Chains()
+ONE_IN = 8
+"""One in so many prompts belongs to the test."""
 
 
 def model_config(s: Settings) -> TransformerConfig:
@@ -49,11 +51,33 @@ def model_config(s: Settings) -> TransformerConfig:
     )
 
 
-def problems(s: Settings, seed: int, name: str, count: int) -> dict[str, Problem]:
-    """id -> problem, all numbers of operations by turns. name: of the stream."""
-    stream = derive(seed, name)
-    made = [TASK.problem(stream, i // len(s.operations), s.operations[i % len(s.operations)]) for i in range(count)]
-    return {problem.id: problem for problem in made}
+def is_test(prompt: str) -> bool:
+    return derive(0, "split", prompt) % ONE_IN == 0
+
+
+def problems(s: Settings, seed: int, name: str, count: int, *, test: bool = False) -> dict[str, Problem]:
+    """id -> problem, all numbers of operations by turns, of the test's prompts or of the others. name: of the stream."""
+    stream, found, place = derive(seed, name), {}, 0
+    while len(found) < count:
+        problem = renamed(TASK.problem(stream, place // len(s.operations), s.operations[place % len(s.operations)]))
+        place += 1
+        if is_test(problem.prompt) == test:
+            found[problem.id] = problem
+    return found
+
+
+def renamed(problem: Problem) -> Problem:
+    """The chain with its variables named a, b, c ... in the order of their use; the rows of the prompt stay scrambled.
+
+    With names at random a base of this size spends its training on finding them in the list, and reaches no tenth of right answers.
+    """
+    names = string.ascii_lowercase
+    steps = [[names[k + 1], names[k], sign, operand] for k, (_, _, sign, operand) in enumerate(problem.data["steps"])]
+    lines = [f"{names[k + 1]}{line[1:]}" for k, line in enumerate(problem.data["lines"])]
+    rows = [f"a={problem.data['start'][1]}", *(f"{name}={before}{sign}{operand}" for name, before, sign, operand in steps)]
+    order = numpy_rng(0, "order", problem.id).permutation(len(rows))
+    data = {**problem.data, "start": ["a", problem.data["start"][1]], "steps": steps, "lines": lines}
+    return replace(problem, prompt=f"{' '.join(rows[i] for i in order)} ; {names[len(steps)]}: ", data=data)
 
 
 def check_disjoint(searched: dict[str, Problem], test: dict[str, Problem]) -> None:
@@ -155,7 +179,7 @@ class Test:
 
     @classmethod
     def of(cls, s: Settings, seed: int) -> Test:
-        return cls(problems(s, seed, "test", s.num_test))
+        return cls(problems(s, seed, "test", s.num_test, test=True))
 
     def answered(self, texts: Sequence[str]) -> dict[str, float]:
         """Of one solution for each problem: share right, share sound, and among the right ones the share with a wrong step."""
