@@ -12,8 +12,8 @@ class Settings:
     """The defaults are those of the cpu scale."""
 
     # the base
-    operations: tuple[int, ...] = (3, 4, 5)  # of a chain
-    demonstrations: int = 6_000
+    operations: tuple[int, ...] = (3, 4)  # of a chain
+    demonstrations: int = 12_000
     vocab: int = 46
     width: int = 64
     depth: int = 4
@@ -21,14 +21,14 @@ class Settings:
     kv_heads: int | None = None
     hidden: int | None = None
     tied: bool = True
-    context: int = 112  # tokens
-    base_updates: int = 1_000
-    base_batch: int = 64
-    base_lr: float = 3e-3
+    context: int = 96  # tokens
+    base_updates: int = 700
+    base_batch: int = 48
+    base_lr: float = 4e-3
     # the first value model
-    value_questions: int = 600
+    value_questions: int = 400
     value_samples: int = 8  # solutions of each
-    first_value_updates: int = 400
+    first_value_updates: int = 250
     # search
     branches: int = 3
     exploration: float = 0.7  # c
@@ -41,23 +41,23 @@ class Settings:
     max_depth: int = 8  # steps of a path
     beam_width: int = 2
     per_call: float = 8.0  # generated tokens that one value costs as much as: those of a step
-    limits: tuple[float, ...] = (120.0, 240.0, 480.0)  # of a test question, tokens and value calls
+    limits: tuple[float, ...] = (300.0, 800.0)  # of a test question, tokens and value calls
     # self-training
     rounds: int = 2
-    questions: int = 600  # of a round
-    training_limit: float = 360.0  # of a question
+    questions: int = 300  # of a round
+    training_limit: float = 400.0  # of a question
     at_least: float = 0.2  # value filter of traces
     most_traces: int = 4  # of a question
     updates: int = 100  # of the policy, a round
-    batch: int = 64
+    batch: int = 48
     lr: float = 1e-3
     dpo_lr: float = 3e-4
     beta: float = 0.1
-    value_updates: int = 150  # a round
-    value_batch: int = 64
+    value_updates: int = 100  # a round
+    value_batch: int = 48
     value_lr: float = 1e-3
     # measuring
-    num_test: int = 300
+    num_test: int = 250
 
     def __post_init__(self) -> None:
         if not self.operations or min(self.rounds, self.questions, self.num_test, self.value_samples) < 1:

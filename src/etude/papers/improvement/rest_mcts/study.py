@@ -14,8 +14,8 @@ from etude.papers.improvement.rest_mcts.text import model_config
 
 CPU = Settings()
 QUICK = replace(
-    CPU, operations=(3,), demonstrations=3_000, base_updates=400, base_batch=32, context=72, value_questions=200, first_value_updates=100,
-    limits=(80.0, 200.0), questions=120, training_limit=160.0, updates=40, value_updates=40, batch=32, value_batch=32, num_test=100,
+    CPU, operations=(2,), demonstrations=8_000, base_updates=500, base_batch=32, context=64, value_questions=150, first_value_updates=80,
+    limits=(100.0, 300.0), questions=100, training_limit=150.0, updates=30, value_updates=30, batch=32, value_batch=32, num_test=100,
 )  # fmt: skip
 SMOKE = replace(
     QUICK, operations=(1, 2), width=16, depth=1, heads=2, demonstrations=128, base_updates=30, base_batch=16, base_lr=1e-2,
@@ -112,7 +112,7 @@ SOURCES = {
 }  # fmt: skip
 DEVIATIONS = (
     ("models", "7B and 8B policies, 7B and 6B value models", "0.2M, trained here", "runs on two cores", "unknown"),
-    ("tasks", "MATH, SciBench", "chains of 3 to 5 operations modulo 10", "fits 0.2M parameters", "no plan to make: less for a tree"),
+    ("tasks", "MATH, SciBench", "chains of 3 and 4 operations modulo 10, variables named in order", "fits 0.2M parameters", "no plan to make: less for a tree"),
     (
         "first value model", "written solutions with false steps added", "trees of the base's own samples, values inferred from them",
         "no step is labelled by anybody", "small",
@@ -137,8 +137,8 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 8 questions a round"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 120 questions a round"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 600 questions a round"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 100 questions a round"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 300 questions a round"),
         "paper": Scale(settings=PAPER, seeds=3, size="7B parameters / MATH", sources=SOURCES),
     },
     claims=CLAIMS,
