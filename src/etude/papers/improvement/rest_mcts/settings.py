@@ -14,14 +14,14 @@ class Settings:
     # the base
     operations: tuple[int, ...] = (3, 4)  # of a chain
     demonstrations: int = 12_000
-    vocab: int = 46
+    vocab: int = 79
     width: int = 64
     depth: int = 4
     heads: int = 4
     kv_heads: int | None = None
     hidden: int | None = None
     tied: bool = True
-    context: int = 96  # tokens
+    context: int = 64  # tokens
     base_updates: int = 700
     base_batch: int = 48
     base_lr: float = 4e-3
@@ -37,15 +37,15 @@ class Settings:
     mix: float = 0.5  # a
     end_at: float = 0.9
     temperature: float = 0.7
-    max_step: int = 16  # tokens of a step
+    max_step: int = 8  # tokens of a step
     max_depth: int = 8  # steps of a path
     beam_width: int = 2
-    per_call: float = 8.0  # generated tokens that one value costs as much as: those of a step
-    limits: tuple[float, ...] = (300.0, 800.0)  # of a test question, tokens and value calls
+    per_call: float = 6.0  # generated tokens that one value costs as much as: those of a step
+    limits: tuple[float, ...] = (200.0, 600.0)  # of a test question, tokens and value calls
     # self-training
     rounds: int = 2
     questions: int = 300  # of a round
-    training_limit: float = 400.0  # of a question
+    training_limit: float = 300.0  # of a question
     at_least: float = 0.2  # value filter of traces
     most_traces: int = 4  # of a question
     updates: int = 100  # of the policy, a round

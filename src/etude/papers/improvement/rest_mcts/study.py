@@ -14,7 +14,7 @@ from etude.papers.improvement.rest_mcts.text import model_config
 
 CPU = Settings()
 QUICK = replace(
-    CPU, operations=(2,), demonstrations=8_000, base_updates=500, base_batch=32, context=64, value_questions=150, first_value_updates=80,
+    CPU, operations=(2,), demonstrations=8_000, base_updates=500, base_batch=32, context=48, value_questions=150, first_value_updates=80,
     limits=(100.0, 300.0), questions=100, training_limit=150.0, updates=30, value_updates=30, batch=32, value_batch=32, num_test=100,
 )  # fmt: skip
 SMOKE = replace(
@@ -112,13 +112,16 @@ SOURCES = {
 }  # fmt: skip
 DEVIATIONS = (
     ("models", "7B and 8B policies, 7B and 6B value models", "0.2M, trained here", "runs on two cores", "unknown"),
-    ("tasks", "MATH, SciBench", "chains of 3 and 4 operations modulo 10, variables named in order", "fits 0.2M parameters", "no plan to make: less for a tree"),
+    (
+        "tasks", "MATH, SciBench", "chains of 3 and 4 operations modulo 10, variables named in order of use",
+        "fits 0.2M parameters and a minute of teaching", "no plan to make: less for a tree to do",
+    ),
     (
         "first value model", "written solutions with false steps added", "trees of the base's own samples, values inferred from them",
         "no step is labelled by anybody", "small",
     ),
     (
-        "budget", "iterations of a search", "tokens generated and 8 for each value, on average over questions", "equal cost for all arms",
+        "budget", "iterations of a search", "tokens generated and 6 for each value, on average over questions", "equal cost for all arms",
         "smaller effect: trees pay for their values",
     ),
     ("ends", "a step is an end once a summary holds an answer or V >= .9", "the line `> ANSWER`", "the task says so", "none expected"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,15 @@ from etude.papers.improvement.rest_mcts import trees
 from etude.papers.improvement.rest_mcts.rewards import inferred
 from etude.papers.improvement.rest_mcts.settings import Settings
 
-TOKENIZER = Characters(string.digits + string.ascii_lowercase + "+-*=;:> \n~")
+NAMES = string.ascii_lowercase[: max(Chains.difficulties) + 1]
+TOKENIZER = Characters(
+    string.digits + NAMES + "+-*=;:> \n~",
+    [f"{b}={a}" for a, b in pairwise(NAMES)]
+    + [f"{a}=" for a in NAMES]
+    + [f"{s}{d}" for s in "+-*" for d in range(2, 10)]
+    + [" ; ", ": ", "> "],
+)
+"""A row of the prompt is `b=a`, `+7` and a blank; a line of working `b=`, 3, `+7`, `=`, 0 and its end."""
 END = int(TOKENIZER.encode("~")[0])
 LINE = int(TOKENIZER.encode("\n")[0])
 TASK = Chains()
@@ -71,7 +80,7 @@ def renamed(problem: Problem) -> Problem:
 
     With names at random a base of this size spends its training on finding them in the list, and reaches no tenth of right answers.
     """
-    names = string.ascii_lowercase
+    names = NAMES
     steps = [[names[k + 1], names[k], sign, operand] for k, (_, _, sign, operand) in enumerate(problem.data["steps"])]
     lines = [f"{names[k + 1]}{line[1:]}" for k, line in enumerate(problem.data["lines"])]
     rows = [f"a={problem.data['start'][1]}", *(f"{name}={before}{sign}{operand}" for name, before, sign, operand in steps)]
