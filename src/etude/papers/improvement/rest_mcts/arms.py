@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from etude.engine.ledger import Ledger
-from etude.engine.protocols import Problem
 from etude.engine.streams import derive
 from etude.evidence.study import Job, Outcome
 from etude.generate.search import MCTS, UCT, Beam, Limit, Rollout, Samples, run_searches
@@ -117,33 +116,7 @@ def training(job: Job, make: Make, *, valued: bool = True, preference: bool = Fa
     """Rounds of self-training with a search: ReST-MCTS* by its own, ReST-EM and DPO by samples."""
     bench = Bench(job, valued=valued)
     s: Settings = job.settings
-    learning = Learning(
-        context=s.context, at_least=s.at_least if valued else float("-inf"), most_traces=s.most_traces, updates=s.updates, batch=s.batch,
-        lr=s.dpo_lr if preference else s.lr, value_updates=s.value_updates if valued else 0, value_batch=s.value_batch,
-        value_lr=s.value_lr, preference=preference, beta=s.beta,
-    )  # fmt: skip
-    policy = frozen_copy(bench.base).requires_grad_(True)
-    limit = bench.limit(s.training_limit)
-    posed: dict[str, Problem] = {}
-
-    def questions(number: int) -> list[tuple[str, np.ndarray]]:
-        return [(name, text.encoded(problem)) for name, problem in of_round(number).items()]
-
-    def of_round(number: int) -> dict[str, Problem]:
-        items = text.problems(s, job.seed, f"round {number}", s.questions)
-        text.check_disjoint(items, bench.test.problems)
-        return items
-
-    for number in range(1, s.rounds + 1):
-        posed |= of_round(number)
-    steps = SelfTraining(
-        policy=policy, value=bench.value, questions=questions, search=make(s, limit), limit=limit, learning=learning, seed=job.seed,
-        right=lambda name, solution: text.TASK.verify(posed[name], solution) == 1.0,
-        audit=lambda name, solution: text.TASK.sound(posed[name], solution),
-        expand=lambda model, number, ledger: text.steps_of(model, s, derive(job.seed, "search", number), ledger),
-        evaluate=lambda model, ledger: text.values_of(model, s, ledger),
-        measure=lambda model: bench.test.greedy(model, s),
-    )  # fmt: skip
+    steps = self_training(bench, make, valued=valued, preference=preference)
     start = bench.test.greedy(bench.base, s)
 
     def tell(event: Progress) -> None:
@@ -153,13 +126,37 @@ def training(job: Job, make: Make, *, valued: bool = True, preference: bool = Fa
     with tempfile.TemporaryDirectory() as elsewhere:
         folder = Path(elsewhere) if job.folder is None else job.folder / "loop"
         named = identity(settings=asdict(s), seed=job.seed, arm=job.arm)
-        state, reports = run_loop(steps, steps.begin(policy, bench.value), s.rounds, folder, identity=named, progress=tell)
+        state, reports = run_loop(steps, steps.begin(steps.policy, steps.value), s.rounds, folder, identity=named, progress=tell)
     bench.ledger.merge(Ledger.from_dict(state["ledger"]))
     told = [start, *reports]
+    traces = [r["traces"] + 1e-9 for r in reports]
     metrics = dict(reports[-1]) | {
         "accuracy": reports[-1]["greedy accuracy"],
-        "wrong-step traces": float(np.average([r["wrong-step traces"] for r in reports], weights=[r["traces"] + 1e-9 for r in reports])),
+        "wrong-step traces": float(np.average([r["wrong-step traces"] for r in reports], weights=traces)),
         "gain": reports[-1]["greedy accuracy"] - start["greedy accuracy"],
     }
     curve = [r["greedy accuracy"] for r in told]
     return bench.outcome(metrics, {"greedy accuracy / round": ([float(i) for i in range(len(told))], curve)})
+
+
+def self_training(bench: Bench, make: Make, *, valued: bool, preference: bool) -> SelfTraining:
+    """The loop's steps, with the base and the first value model to begin with."""
+    s, seed = bench.settings, bench.job.seed
+    learning = Learning(
+        context=s.context, at_least=s.at_least if valued else float("-inf"), most_traces=s.most_traces, updates=s.updates, batch=s.batch,
+        lr=s.dpo_lr if preference else s.lr, value_updates=s.value_updates if valued else 0, value_batch=s.value_batch,
+        value_lr=s.value_lr, preference=preference, beta=s.beta,
+    )  # fmt: skip
+    rounds = {number: text.problems(s, seed, f"round {number}", s.questions) for number in range(1, s.rounds + 1)}
+    posed = {name: problem for items in rounds.values() for name, problem in items.items()}
+    text.check_disjoint(posed, bench.test.problems)
+    limit = bench.limit(s.training_limit)
+    return SelfTraining(
+        policy=frozen_copy(bench.base).requires_grad_(True), value=bench.value, search=make(s, limit), limit=limit, learning=learning,
+        seed=seed, questions=lambda number: [(name, text.encoded(problem)) for name, problem in rounds[number].items()],
+        right=lambda name, solution: text.TASK.verify(posed[name], solution) == 1.0,
+        audit=lambda name, solution: text.TASK.sound(posed[name], solution),
+        expand=lambda model, number, ledger: text.steps_of(model, s, derive(seed, "search", number), ledger),
+        evaluate=lambda model, ledger: text.values_of(model, s, ledger),
+        measure=lambda model: bench.test.greedy(model, s),
+    )  # fmt: skip

@@ -16,7 +16,7 @@ class Settings:
     demonstrations: int = 12_000
     vocab: int = 79
     width: int = 64
-    depth: int = 4
+    depth: int = 2
     heads: int = 4
     kv_heads: int | None = None
     hidden: int | None = None
