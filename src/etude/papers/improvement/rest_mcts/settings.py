@@ -14,16 +14,17 @@ class Settings:
     # the base
     operations: tuple[int, ...] = (3, 4)  # of a chain
     demonstrations: int = 12_000
-    vocab: int = 79
+    known: float = 0.7  # share of all operations (value, sign, operand) that demonstrations hold
+    vocab: int = 199
     width: int = 64
     depth: int = 2
-    heads: int = 4
+    heads: int = 2
     kv_heads: int | None = None
     hidden: int | None = None
     tied: bool = True
     context: int = 64  # tokens
-    base_updates: int = 700
-    base_batch: int = 48
+    base_updates: int = 1_500
+    base_batch: int = 16
     base_lr: float = 4e-3
     # the first value model
     value_questions: int = 400

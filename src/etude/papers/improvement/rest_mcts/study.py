@@ -96,7 +96,7 @@ PAPER = Settings(
 )  # fmt: skip
 TASK_PY, NONE = "MCTS/task.py, authors' code at 2d5f488", "ours: the paper's models are given"
 SOURCES = {
-    "operations": "ours: the paper has MATH and SciBench", "demonstrations": NONE, "vocab": "Mistral-7B", "width": "Mistral-7B",
+    "operations": "ours: the paper has MATH and SciBench", "demonstrations": NONE, "known": NONE, "vocab": "Mistral-7B", "width": "Mistral-7B",
     "depth": "Mistral-7B", "heads": "Mistral-7B", "kv_heads": "Mistral-7B", "hidden": "Mistral-7B", "tied": "Mistral-7B",
     "context": f"{TASK_PY}: max_length", "base_updates": NONE, "base_batch": NONE, "base_lr": NONE,
     "value_questions": "ours: the paper's first value model learns from written solutions of 11,554 questions and MATH",

@@ -1,4 +1,4 @@
-"""The testbed: chains of operations modulo 10 from a scrambled list, one step a line; a base taught on few written solutions.
+"""The testbed: chains of operations modulo 10 from a scrambled list, one step a line; a base that was taught three in four operations.
 
 A guess is right one time in ten, so that lucky right answers can be told from sound ones (`Chains.sound`). Questions are split by their
 prompts: nothing that is demonstrated, or searched in training, is one of the test's.
@@ -39,14 +39,13 @@ from etude.papers.improvement.rest_mcts.rewards import inferred
 from etude.papers.improvement.rest_mcts.settings import Settings
 
 NAMES = string.ascii_lowercase[: max(Chains.difficulties) + 1]
+OPERATIONS = [f"{sign}{operand}" for sign in "+-*" for operand in range(2, 10)]
 TOKENIZER = Characters(
     string.digits + NAMES + "+-*=;:> \n~",
-    [f"{b}={a}" for a, b in pairwise(NAMES)]
-    + [f"{a}=" for a in NAMES]
-    + [f"{s}{d}" for s in "+-*" for d in range(2, 10)]
-    + [" ; ", ": ", "> "],
-)
-"""A row of the prompt is `b=a`, `+7` and a blank; a line of working `b=`, 3, `+7`, `=`, 0 and its end."""
+    [f"{b}={a}{operation} " for a, b in pairwise(NAMES[:6]) for operation in OPERATIONS]
+    + [f"a={digit} " for digit in range(10)] + [f"{name}=" for name in NAMES] + OPERATIONS + ["; ", ": ", "> "],
+)  # fmt: skip
+"""A row of the prompt is one token, for chains of up to five operations; a line of working `b=`, 3, `+7`, `=`, 0 and its end."""
 END = int(TOKENIZER.encode("~")[0])
 LINE = int(TOKENIZER.encode("\n")[0])
 TASK = Chains()
@@ -64,13 +63,23 @@ def is_test(prompt: str) -> bool:
     return derive(0, "split", prompt) % ONE_IN == 0
 
 
-def problems(s: Settings, seed: int, name: str, count: int, *, test: bool = False) -> dict[str, Problem]:
-    """id -> problem, all numbers of operations by turns, of the test's prompts or of the others. name: of the stream."""
+def is_known(seed: int, value: int, sign: str, operand: int, share: float) -> bool:
+    """Whether demonstrations hold this operation."""
+    return derive(seed, "known", value, sign, operand) % 1_000 < 1_000 * share
+
+
+def problems(s: Settings, seed: int, name: str, count: int, *, test: bool = False, known: float = 1.0) -> dict[str, Problem]:
+    """id -> problem, all numbers of operations by turns, of the test's prompts or of the others.
+
+    name: of the stream. known: share of all operations (value, sign, operand) that chains are made of.
+    """
     stream, found, place = derive(seed, name), {}, 0
     while len(found) < count:
         problem = renamed(TASK.problem(stream, place // len(s.operations), s.operations[place % len(s.operations)]))
         place += 1
-        if is_test(problem.prompt) == test:
+        values = [int(line[2]) for line in problem.data["lines"]]
+        told = (is_known(seed, v, sign, operand, known) for v, (_, _, sign, operand) in zip(values, problem.data["steps"], strict=True))
+        if is_test(problem.prompt) == test and all(told):
             found[problem.id] = problem
     return found
 
@@ -105,7 +114,7 @@ def asked(items: dict[str, Problem]) -> list[Question]:
 
 
 def base_model(s: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
-    rows = [(p.prompt, TASK.solution(p)) for p in problems(s, seed, "demonstrations", s.demonstrations).values()]
+    rows = [(p.prompt, TASK.solution(p)) for p in problems(s, seed, "demonstrations", s.demonstrations, known=s.known).values()]
     return warm_start(
         rows, name="chains", config=model_config(s), tokenizer=TOKENIZER, end=END, steps=s.base_updates, batch_size=s.base_batch,
         lr=s.base_lr, seed=seed, progress=progress,
