@@ -326,6 +326,15 @@ def test_samples_by_hand():
     assert (found.rounds, found.reason) == (3, "cost")
 
 
+def test_samples_go_on_from_given_steps_that_cost_nothing():
+    toy = Scripted(["xa", "yb"], {"xa": 0.7, "yb": 0.4, "zb": 0.5, "zc": 0.9})
+    toy.expand = lambda requests: [[Step("b", ended=True, num_tokens=3)] for _ in requests]
+    given = [(Step("z"),), (Step("z"), Step("c", ended=True))]
+    (found,) = toy.run(Samples(limit=Limit(rounds=2), begin=lambda question, number: given[number]))
+    assert (found.text, found.spent.tokens, found.rounds) == ("zc", 3, 2)
+    assert ["".join(s.text for s in n.path) for n in found.roots[0].walk()] == ["", "z", "zb", "zc"]
+
+
 def test_a_vote_is_the_answer_given_most_often_and_values_nothing():
     toy = Scripted(["xa", "yb", "xb", "yb", "ya", "xa"], {})
     (found,) = toy.run(Samples(limit=Limit(rounds=4), vote=lambda question, path: path[-1].text))

@@ -26,7 +26,8 @@ class Samples:
 
     The samples make one tree: what begins alike is shared, a node's visits are the samples that went through it. A vote's path is the
     first sample of the answer, its value the share of all samples that gave it; among equals the earliest answer. end_at: an ended
-    answer of at least this value ends the search (best of n alone). ending, max_depth: as in `MCTS`.
+    answer of at least this value ends the search (best of n alone). ending, max_depth: as in `MCTS`. begin: (question, number of the
+    sample from 0) -> given steps that it goes on from, which cost nothing; by default none.
     """
 
     limit: Limit
@@ -34,6 +35,7 @@ class Samples:
     end_at: float = math.inf
     ending: Ending = last_step_ended
     max_depth: int = 64
+    begin: Callable[[Question, int], Path] | None = None
 
     def __post_init__(self) -> None:
         if self.max_depth < 1:
@@ -46,7 +48,8 @@ class Samples:
         reason = ""
         while not reason:
             before = self.limit.of(asking.spent)
-            leaves.append((yield from self._sample(asking, root)))
+            start = () if self.begin is None else self.begin(question, len(leaves))
+            leaves.append((yield from self._sample(asking, root, start)))
             if leaves[-1].ended and leaves[-1].value >= self.end_at:
                 reason = "found"
             elif self.limit.of(asking.spent) == before and not leaves[-1].path:
@@ -61,9 +64,9 @@ class Samples:
             value = best.value
         return Found(question, best.path, value, best.ended, (root,), asking.spent, len(leaves), reason)
 
-    def _sample(self, asking: Asking, node: Node) -> Generator[Ask, Any, Node]:
+    def _sample(self, asking: Asking, node: Node, start: Path) -> Generator[Ask, Any, Node]:
         """One more answer, put into the tree; its last node."""
-        path, ended = yield from asking.finish((), self.ending, self.max_depth)
+        path, ended = yield from asking.finish(start, self.ending, self.max_depth - len(start))
         ended = ended or len(path) >= self.max_depth
         node.visits += 1
         for place, step in enumerate(path):

@@ -17,8 +17,8 @@ class Settings:
     known: float = 0.7  # share of all operations (value, sign, operand) that demonstrations hold
     vocab: int = 199
     width: int = 64
-    depth: int = 2
-    heads: int = 2
+    depth: int = 4
+    heads: int = 4
     kv_heads: int | None = None
     hidden: int | None = None
     tied: bool = True
@@ -27,8 +27,7 @@ class Settings:
     base_batch: int = 16
     base_lr: float = 4e-3
     # the first value model
-    value_questions: int = 400
-    value_samples: int = 8  # solutions of each
+    value_questions: int = 800  # with written solutions
     first_value_updates: int = 250
     # search
     branches: int = 3
@@ -61,7 +60,7 @@ class Settings:
     num_test: int = 250
 
     def __post_init__(self) -> None:
-        if not self.operations or min(self.rounds, self.questions, self.num_test, self.value_samples) < 1:
+        if not self.operations or min(self.rounds, self.questions, self.num_test, self.value_questions) < 1:
             raise BadInput("settings", "no operations, or a count below 1", "at least one of each")
         if list(self.limits) != sorted(set(self.limits)) or not self.limits or self.limits[0] <= 0:
             raise BadInput("settings.limits", repr(self.limits), "costs above 0 in rising order")

@@ -19,7 +19,7 @@ QUICK = replace(
 )  # fmt: skip
 SMOKE = replace(
     QUICK, operations=(1, 2), width=16, depth=1, heads=2, demonstrations=128, base_updates=30, base_batch=16, base_lr=1e-2,
-    value_questions=8, value_samples=4, first_value_updates=4, limits=(30.0, 60.0), questions=8, training_limit=60.0, max_depth=4,
+    value_questions=8, first_value_updates=4, limits=(30.0, 60.0), questions=8, training_limit=60.0, max_depth=4,
     updates=3, value_updates=3, batch=8, value_batch=8, num_test=6,
 )  # fmt: skip
 
@@ -100,8 +100,8 @@ SOURCES = {
     "vocab": "Mistral-7B", "width": "Mistral-7B",
     "depth": "Mistral-7B", "heads": "Mistral-7B", "kv_heads": "Mistral-7B", "hidden": "Mistral-7B", "tied": "Mistral-7B",
     "context": f"{TASK_PY}: max_length", "base_updates": NONE, "base_batch": NONE, "base_lr": NONE,
-    "value_questions": "ours: the paper's first value model learns from written solutions of 11,554 questions and MATH",
-    "value_samples": "ours", "first_value_updates": "ours", "branches": TASK_PY, "exploration": TASK_PY, "unvisited": f"{TASK_PY}: inf",
+    "value_questions": "README of the authors' code: 11,554 questions of SciInstruct, fewer here",
+ "first_value_updates": "ours", "branches": TASK_PY, "exploration": TASK_PY, "unvisited": f"{TASK_PY}: inf",
     "rollout_steps": TASK_PY, "mix": f"{TASK_PY}: alpha", "end_at": TASK_PY, "temperature": TASK_PY, "max_step": TASK_PY,
     "max_depth": "ToT/task.py, authors' code at 2d5f488; MCTS* has none", "beam_width": "ToT/task.py, authors' code: select_branch",
     "per_call": "assumed: the paper counts what is generated", "limits": "assumed: the paper counts iterations",
@@ -118,8 +118,8 @@ DEVIATIONS = (
         "fits 0.2M parameters and a minute of teaching", "no plan to make: less for a tree to do",
     ),
     (
-        "first value model", "written solutions with false steps added", "trees of the base's own samples, values inferred from them",
-        "no step is labelled by anybody", "small",
+        "first value model", "written solutions with single false steps", "written solutions with the base's own ways on from each state",
+        "states after a false step need a value too", "a better value model",
     ),
     (
         "budget", "iterations of a search", "tokens generated and 6 for each value, on average over questions", "equal cost for all arms",

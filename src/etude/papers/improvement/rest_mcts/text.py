@@ -27,7 +27,7 @@ from etude.engine.streams import derive, numpy_rng
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
 from etude.generate.local import LocalGenerator
-from etude.generate.search import GeneratedSteps, Limit, Question, Samples, merged, run_searches
+from etude.generate.search import GeneratedSteps, Limit, Question, Samples, Step, merged, run_searches
 from etude.generate.search.asking import Expander, Path
 from etude.learn.logprobs import frozen_copy
 from etude.learn.state_values import StateValues
@@ -114,9 +114,19 @@ def asked(items: dict[str, Problem]) -> list[Question]:
 
 
 def base_model(s: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
-    rows = [(p.prompt, TASK.solution(p)) for p in problems(s, seed, "demonstrations", s.demonstrations, known=s.known).values()]
+    """The policy that all arms begin with; its demonstrations lack some operations."""
+    return _taught(s, seed, "chains", s.known, progress)
+
+
+def reader_model(s: Settings, seed: int) -> Base:
+    """The language model under the first value model: of the policy's size, taught on solutions that hold all operations."""
+    return _taught(s, derive(seed, "reader"), "all chains", 1.0, None)
+
+
+def _taught(s: Settings, seed: int, name: str, known: float, progress: Callable[[float, float], None] | None) -> Base:
+    rows = [(p.prompt, TASK.solution(p)) for p in problems(s, seed, "demonstrations", s.demonstrations, known=known).values()]
     return warm_start(
-        rows, name="chains", config=model_config(s), tokenizer=TOKENIZER, end=END, steps=s.base_updates, batch_size=s.base_batch,
+        rows, name=name, config=model_config(s), tokenizer=TOKENIZER, end=END, steps=s.base_updates, batch_size=s.base_batch,
         lr=s.base_lr, seed=seed, progress=progress,
     )  # fmt: skip
 
@@ -151,30 +161,41 @@ class FirstValue:
 
 
 def first_value(base: Base, s: Settings, seed: int) -> FirstValue:
-    """A copy of the base with a head, taught the values inferred from trees of the base's own samples; kept in the cache."""
+    """A language model with a head, taught values inferred from trees; kept in the cache.
+
+    A tree holds a question's written solution, and from each state on it a way on of the base's own, as the paper's first value model
+    learns from written solutions with false steps put to them. The written solutions hold all operations, those of the base seven in ten.
+    """
+    reader = reader_model(s, seed)
     made_of = {
-        "base": base.key, "what": "rest-mcts value", "seed": seed, "questions": s.value_questions, "samples": s.value_samples,
+        "base": base.key, "reader": reader.key, "what": "rest-mcts value", "seed": seed, "questions": s.value_questions,
         "temperature": s.temperature, "updates": s.first_value_updates, "batch": s.value_batch, "lr": s.value_lr,
         "operations": list(s.operations), "max_step": s.max_step, "max_depth": s.max_depth,
     }  # fmt: skip
-    _, state = kept(made_of, lambda: _teach(base, s, seed))
+    _, state = kept(made_of, lambda: _teach(base, reader, s, seed))
     model = ValueModel.from_policy(Transformer(model_config(s)))
     model.load_state_dict(state["model"])
-    return FirstValue(model=model, ledger=Ledger.from_dict(state["ledger"]))
+    ledger = Ledger.from_dict(state["ledger"])
+    reader.charge(ledger)
+    return FirstValue(model=model, ledger=ledger)
 
 
-def _teach(base: Base, s: Settings, seed: int) -> dict[str, Any]:
+def _teach(base: Base, reader: Base, s: Settings, seed: int) -> dict[str, Any]:
     ledger = Ledger()
     items = problems(s, seed, "first value", s.value_questions)
-    samples = Samples(limit=Limit(rounds=s.value_samples), vote=answer_in, max_depth=s.max_depth)
+    written = {name: written_path(problem) for name, problem in items.items()}
+    samples = Samples(
+        limit=Limit(rounds=max(s.operations) + 2), vote=answer_in, max_depth=s.max_depth,
+        begin=lambda question, number: written[question.id][:number],
+    )  # fmt: skip
     policy = frozen_copy(base.model)
     found = run_searches(samples, asked(items), steps_of(policy, s, derive(seed, "first value"), ledger), _none)
     rows = []
     for one in found:
         root, problem = merged(one.roots), items[one.question.id]
         labels = inferred(root, lambda node, problem=problem: TASK.verify(problem, trees.text_of(node)) == 1.0)
-        rows += [(encoded(problem), way) for way in trees.value_rows(root, labels)] if labels else []
-    model = ValueModel.from_policy(base.model)
+        rows += [(encoded(problem), way) for way in trees.value_rows(root, labels)]
+    model = ValueModel.from_policy(reader.model)
     if rows:
         source, name = StepSource(rows, context=s.context), derive(seed, "first value, training")
         result = Trainer(
@@ -185,6 +206,14 @@ def _teach(base: Base, s: Settings, seed: int) -> dict[str, Any]:
         ledger.merge(result.ledger)
         model = result.model
     return {"model": model.state_dict(), "ledger": ledger.as_dict()}
+
+
+def written_path(problem: Problem) -> Path:
+    """The written solution as steps, the last one with its end."""
+    *lines, last = TASK.solution(problem).split("\n")
+    tokens = [tuple(int(t) for t in TOKENIZER.encode(line + "\n")) for line in lines]
+    steps = [Step(line + "\n", ids) for line, ids in zip(lines, tokens, strict=True)]
+    return (*steps, Step(last, (*(int(t) for t in TOKENIZER.encode(last)), END), True))
 
 
 def _none(requests: Sequence[Any]) -> list[list[float]]:
