@@ -17,8 +17,8 @@ class Settings:
     known: float = 0.7  # share of all operations (value, sign, operand) that demonstrations hold
     vocab: int = 199
     width: int = 64
-    depth: int = 4
-    heads: int = 4
+    depth: int = 2  # of the policy; the value model has twice as many layers
+    heads: int = 2
     kv_heads: int | None = None
     hidden: int | None = None
     tied: bool = True
@@ -28,7 +28,7 @@ class Settings:
     base_lr: float = 4e-3
     # the first value model
     value_questions: int = 800  # with written solutions
-    first_value_updates: int = 250
+    first_value_updates: int = 800
     # search
     branches: int = 3
     exploration: float = 0.7  # c

@@ -33,6 +33,7 @@ from etude.learn.logprobs import frozen_copy
 from etude.learn.state_values import StateValues
 from etude.learn.values import StepSource, StepValues, ValueModel
 from etude.learn.warmstart import Base, kept, warm_start
+from etude.nn.surgery import grow_depth
 from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.improvement.rest_mcts import trees
 from etude.papers.improvement.rest_mcts.rewards import inferred
@@ -119,7 +120,10 @@ def base_model(s: Settings, seed: int, progress: Callable[[float, float], None] 
 
 
 def reader_model(s: Settings, seed: int) -> Base:
-    """The language model under the first value model: of the policy's size, taught on solutions that hold all operations."""
+    """The language model under the first value model: of the policy's size, taught on solutions that hold all operations.
+
+    As many fresh layers are put on top of it: the lower ones say what a step should come to, and those compare.
+    """
     return _taught(s, derive(seed, "reader"), "all chains", 1.0, None)
 
 
@@ -173,7 +177,7 @@ def first_value(base: Base, s: Settings, seed: int) -> FirstValue:
         "operations": list(s.operations), "max_step": s.max_step, "max_depth": s.max_depth,
     }  # fmt: skip
     _, state = kept(made_of, lambda: _teach(base, reader, s, seed))
-    model = ValueModel.from_policy(Transformer(model_config(s)))
+    model = ValueModel.from_policy(Transformer(model_config(replace(s, depth=2 * s.depth))))
     model.load_state_dict(state["model"])
     ledger = Ledger.from_dict(state["ledger"])
     reader.charge(ledger)
@@ -195,7 +199,7 @@ def _teach(base: Base, reader: Base, s: Settings, seed: int) -> dict[str, Any]:
         root, problem = merged(one.roots), items[one.question.id]
         labels = inferred(root, lambda node, problem=problem: TASK.verify(problem, trees.text_of(node)) == 1.0)
         rows += [(encoded(problem), way) for way in trees.value_rows(root, labels)]
-    model = ValueModel.from_policy(reader.model)
+    model = ValueModel.from_policy(grow_depth(reader.model, 2 * s.depth, "zero", seed=derive(seed, "reader"))[0])
     if rows:
         source, name = StepSource(rows, context=s.context), derive(seed, "first value, training")
         result = Trainer(
