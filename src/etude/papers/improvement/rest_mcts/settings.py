@@ -14,7 +14,8 @@ class Settings:
     # the base
     operations: tuple[int, ...] = (3, 4)  # of a chain
     demonstrations: int = 12_000
-    known: float = 0.7  # share of all operations (value, sign, operand) that demonstrations hold
+    unsure: float = 0.4  # share of all operations (value, sign, operand) that the base's teacher is unsure of
+    choices: int = 4  # results that he gives for such an operation, each as often
     vocab: int = 199
     width: int = 64
     depth: int = 2  # of the policy; the value model has twice as many layers

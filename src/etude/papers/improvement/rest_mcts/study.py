@@ -14,7 +14,7 @@ from etude.papers.improvement.rest_mcts.text import model_config
 
 CPU = Settings()
 QUICK = replace(
-    CPU, operations=(2,), demonstrations=4_000, known=0.6, base_updates=900, context=48, value_questions=150, first_value_updates=80,
+    CPU, operations=(2,), demonstrations=4_000, base_updates=1_500, context=48, value_questions=600, first_value_updates=300,
     limits=(80.0, 240.0), questions=100, training_limit=150.0, updates=30, value_updates=30, batch=32, value_batch=32, num_test=100,
 )  # fmt: skip
 SMOKE = replace(
@@ -96,7 +96,7 @@ PAPER = Settings(
 )  # fmt: skip
 TASK_PY, NONE = "MCTS/task.py, authors' code at 2d5f488", "ours: the paper's models are given"
 SOURCES = {
-    "operations": "ours: the paper has MATH and SciBench", "demonstrations": NONE, "known": NONE,
+    "operations": "ours: the paper has MATH and SciBench", "demonstrations": NONE, "unsure": NONE, "choices": NONE,
     "vocab": "Mistral-7B", "width": "Mistral-7B",
     "depth": "Mistral-7B", "heads": "Mistral-7B", "kv_heads": "Mistral-7B", "hidden": "Mistral-7B", "tied": "Mistral-7B",
     "context": f"{TASK_PY}: max_length", "base_updates": NONE, "base_batch": NONE, "base_lr": NONE,

@@ -1,4 +1,4 @@
-"""The testbed: chains of operations modulo 10 from a scrambled list, one step a line; a base that was taught three in four operations.
+"""The testbed: chains of operations modulo 10 from a scrambled list, one step a line; a base whose teacher was unsure of some operations.
 
 A guess is right one time in ten, so that lucky right answers can be told from sound ones (`Chains.sound`). Questions are split by their
 prompts: nothing that is demonstrated, or searched in training, is one of the test's.
@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from etude.data.stream import DataStream
-from etude.data.tasks.chains import Chains
+from etude.data.tasks.answers import with_working
+from etude.data.tasks.chains import Chains, apply
 from etude.data.tokenizers import Characters
 from etude.engine.ledger import Budget, Ledger
 from etude.engine.optim import AdamW
@@ -64,23 +65,13 @@ def is_test(prompt: str) -> bool:
     return derive(0, "split", prompt) % ONE_IN == 0
 
 
-def is_known(seed: int, value: int, sign: str, operand: int, share: float) -> bool:
-    """Whether demonstrations hold this operation."""
-    return derive(seed, "known", value, sign, operand) % 1_000 < 1_000 * share
-
-
-def problems(s: Settings, seed: int, name: str, count: int, *, test: bool = False, known: float = 1.0) -> dict[str, Problem]:
-    """id -> problem, all numbers of operations by turns, of the test's prompts or of the others.
-
-    name: of the stream. known: share of all operations (value, sign, operand) that chains are made of.
-    """
+def problems(s: Settings, seed: int, name: str, count: int, *, test: bool = False) -> dict[str, Problem]:
+    """id -> problem, all numbers of operations by turns, of the test's prompts or of the others. name: of the stream."""
     stream, found, place = derive(seed, name), {}, 0
     while len(found) < count:
         problem = renamed(TASK.problem(stream, place // len(s.operations), s.operations[place % len(s.operations)]))
         place += 1
-        values = [int(line[2]) for line in problem.data["lines"]]
-        told = (is_known(seed, v, sign, operand, known) for v, (_, _, sign, operand) in zip(values, problem.data["steps"], strict=True))
-        if is_test(problem.prompt) == test and all(told):
+        if is_test(problem.prompt) == test:
             found[problem.id] = problem
     return found
 
@@ -114,21 +105,42 @@ def asked(items: dict[str, Problem]) -> list[Question]:
     return [Question(name, encoded(problem)) for name, problem in items.items()]
 
 
+def results(seed: int, value: int, sign: str, operand: int, s: Settings) -> list[int]:
+    """What the base's teacher says an operation comes to: the result alone where he is sure, else one of `choices`, the right one among."""
+    right = apply(value, sign, operand)
+    rng = numpy_rng(seed, "teacher", value, sign, operand)
+    if rng.random() >= s.unsure:
+        return [right]
+    return [right, *(int(d) for d in rng.permutation([d for d in range(10) if d != right])[: s.choices - 1])]
+
+
+def taught_solution(problem: Problem, s: Settings, seed: int) -> str:
+    """A solution as that teacher writes it: where he is unsure, any of his results, and then on with what he wrote."""
+    rng, value, lines = numpy_rng(seed, "written", problem.id), problem.data["start"][1], []
+    for name, _, sign, operand in problem.data["steps"]:
+        said = results(seed, value, sign, operand, s)
+        result = said[int(rng.integers(len(said)))]
+        lines.append(f"{name}={value}{sign}{operand}={result}")
+        value = result
+    return with_working(lines, str(value))
+
+
 def base_model(s: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
-    """The policy that all arms begin with; its demonstrations lack some operations."""
-    return _taught(s, seed, "chains", s.known, progress)
+    """The policy that all arms begin with, taught by somebody who is unsure of some operations."""
+    items = problems(s, seed, "demonstrations", s.demonstrations).values()
+    return _taught(s, seed, "chains", [(p.prompt, taught_solution(p, s, seed)) for p in items], progress)
 
 
 def reader_model(s: Settings, seed: int) -> Base:
-    """The language model under the first value model: of the policy's size, taught on solutions that hold all operations.
+    """The language model under the first value model: of the policy's size, taught on right solutions.
 
     As many fresh layers are put on top of it: the lower ones say what a step should come to, and those compare.
     """
-    return _taught(s, derive(seed, "reader"), "all chains", 1.0, None)
+    items = problems(s, seed, "right demonstrations", s.demonstrations).values()
+    return _taught(s, seed, "right chains", [(p.prompt, TASK.solution(p)) for p in items], None)
 
 
-def _taught(s: Settings, seed: int, name: str, known: float, progress: Callable[[float, float], None] | None) -> Base:
-    rows = [(p.prompt, TASK.solution(p)) for p in problems(s, seed, "demonstrations", s.demonstrations, known=known).values()]
+def _taught(s: Settings, seed: int, name: str, rows: list[tuple[str, str]], progress: Callable[[float, float], None] | None) -> Base:
     return warm_start(
         rows, name=name, config=model_config(s), tokenizer=TOKENIZER, end=END, steps=s.base_updates, batch_size=s.base_batch,
         lr=s.base_lr, seed=seed, progress=progress,
@@ -168,7 +180,7 @@ def first_value(base: Base, s: Settings, seed: int) -> FirstValue:
     """A language model with a head, taught values inferred from trees; kept in the cache.
 
     A tree holds a question's written solution, and from each state on it a way on of the base's own, as the paper's first value model
-    learns from written solutions with false steps put to them. The written solutions hold all operations, those of the base seven in ten.
+    learns from written solutions with false steps put to them. Written solutions are right here, while the base's teacher was unsure.
     """
     reader = reader_model(s, seed)
     made_of = {
