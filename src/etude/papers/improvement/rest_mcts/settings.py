@@ -16,7 +16,7 @@ class Settings:
     demonstrations: int = 12_000
     unsure: float = 0.4  # share of all operations (value, sign, operand) that the base's teacher is unsure of
     choices: int = 4  # results that he gives for such an operation, each as often
-    vocab: int = 199
+    vocab: int = 415
     width: int = 64
     depth: int = 2  # of the policy; the value model has twice as many layers
     heads: int = 2
@@ -28,7 +28,7 @@ class Settings:
     base_batch: int = 16
     base_lr: float = 4e-3
     # the first value model
-    value_questions: int = 800  # with written solutions
+    value_questions: int = 1_000  # with written solutions
     first_value_updates: int = 800
     # search
     branches: int = 3
@@ -41,7 +41,7 @@ class Settings:
     max_step: int = 8  # tokens of a step
     max_depth: int = 8  # steps of a path
     beam_width: int = 2
-    per_call: float = 6.0  # generated tokens that one value costs as much as: those of a step
+    per_call: float = 4.0  # generated tokens that one value costs as much as: those of a step
     limits: tuple[float, ...] = (200.0, 600.0)  # of a test question, tokens and value calls
     # self-training
     rounds: int = 2
@@ -56,7 +56,7 @@ class Settings:
     beta: float = 0.1
     value_updates: int = 100  # a round
     value_batch: int = 48
-    value_lr: float = 1e-3
+    value_lr: float = 2e-3
     # measuring
     num_test: int = 250
 

@@ -14,7 +14,7 @@ from etude.papers.improvement.rest_mcts.text import model_config
 
 CPU = Settings()
 QUICK = replace(
-    CPU, operations=(2,), demonstrations=4_000, base_updates=1_500, context=48, value_questions=600, first_value_updates=300,
+    CPU, operations=(2,), demonstrations=4_000, base_updates=1_500, context=48, value_questions=1_000, first_value_updates=600,
     limits=(80.0, 240.0), questions=100, training_limit=150.0, updates=30, value_updates=30, batch=32, value_batch=32, num_test=100,
 )  # fmt: skip
 SMOKE = replace(
@@ -122,7 +122,7 @@ DEVIATIONS = (
         "states after a false step need a value too", "a better value model",
     ),
     (
-        "budget", "iterations of a search", "tokens generated and 6 for each value, on average over questions", "equal cost for all arms",
+        "budget", "iterations of a search", "tokens generated and 4 for each value, on average over questions", "equal cost for all arms",
         "smaller effect: trees pay for their values",
     ),
     ("ends", "a step is an end once a summary holds an answer or V >= .9", "the line `> ANSWER`", "the task says so", "none expected"),

@@ -45,9 +45,10 @@ OPERATIONS = [f"{sign}{operand}" for sign in "+-*" for operand in range(2, 10)]
 TOKENIZER = Characters(
     string.digits + NAMES + "+-*=;:> \n~",
     [f"{b}={a}{operation} " for a, b in pairwise(NAMES[:6]) for operation in OPERATIONS]
-    + [f"a={digit} " for digit in range(10)] + [f"{name}=" for name in NAMES] + OPERATIONS + ["; ", ": ", "> "],
+    + [f"a={digit} " for digit in range(10)] + [f"{name}=" for name in NAMES]
+    + [f"{digit}{operation}=" for digit in range(10) for operation in OPERATIONS] + ["; ", ": ", "> "],
 )  # fmt: skip
-"""A row of the prompt is one token, for chains of up to five operations; a line of working `b=`, 3, `+7`, `=`, 0 and its end."""
+"""A row of the prompt is one token, for chains of up to five operations; a line of working `b=`, `3+7=`, 0 and its end."""
 END = int(TOKENIZER.encode("~")[0])
 LINE = int(TOKENIZER.encode("\n")[0])
 TASK = Chains()
