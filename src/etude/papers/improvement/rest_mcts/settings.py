@@ -24,7 +24,7 @@ class Settings:
     hidden: int | None = None
     tied: bool = True
     context: int = 64  # tokens
-    base_updates: int = 1_500
+    base_updates: int = 2_000
     base_batch: int = 16
     base_lr: float = 4e-3
     # the first value model
