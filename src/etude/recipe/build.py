@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from etude.data.stream import DataStream
+from etude.engine.device import pick_device
 from etude.engine.ledger import Budget
+from etude.engine.memory import TO_TRAIN, sized
 from etude.engine.protocols import Method
 from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
@@ -24,7 +27,7 @@ from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
-from etude.recipe.tables import ImageData, MethodTable, Recipe, TableData, TextData
+from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, TableData, TextData
 from etude.recipe.writing import dump
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
@@ -45,8 +48,13 @@ def build(
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
+    if isinstance(recipe.model, PretrainedTable):
+        model = model_of(recipe, material, models)
+    else:
+        make = partial(model_of, recipe, material, models)
+        model = initialise(sized(make, "model", pick_device(run.device), _bytes_each(recipe)), run.seed)
     trainer = Trainer(
-        initialise(model_of(recipe, material, models), run.seed),
+        model,
         DataStream(
             material.source, recipe.data.batch, run.seed, sampler=sampler_of(recipe, material), drop_last=material.vocab is not None
         ),
@@ -73,6 +81,12 @@ def build(
     if material.tokenizer is not None:
         trainer.beside |= {TOKENIZER_FILE: material.tokenizer.to_json()}
     return trainer
+
+
+def _bytes_each(recipe: Recipe) -> int:
+    """Bytes that a parameter takes in training, at least; of several optimizers, the one that keeps the least."""
+    used = [recipe.optimizer] if recipe.optimizers is None else recipe.optimizers.values()
+    return min(TO_TRAIN[optimizer.kind] for optimizer in used)
 
 
 def material_of(recipe: Recipe) -> Material:

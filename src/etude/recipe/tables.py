@@ -93,6 +93,13 @@ class PaperModel(BaseModel):
         return dict(self.model_extra or {})
 
 
+class PretrainedTable(Table):
+    """A transformers folder, or an id of the Hub with a revision, fetched once."""
+
+    pretrained: Text
+    revision: Text | None = None
+
+
 MODELS: dict[str, type[BaseModel]] = {
     "transformer": TransformerTable, "gru": RecurrentTable, "lstm": RecurrentTable, "elman": RecurrentTable,
     "mlp": PerceptronTable, "cnn": ConvolutionTable,
@@ -112,7 +119,7 @@ class TextData(TextSource):
     """Language: one source, or several named ones as `[data.domains.NAME]`."""
 
     domains: Annotated[dict[str, TextSource], Field(min_length=1)] | None = None
-    tokenizer: Literal["byte", "character", "bpe"] = "byte"  # not for tokens, which are encoded already
+    tokenizer: Literal["byte", "character", "bpe", "model"] = "byte"  # "model": a pretrained one's. Tokens are encoded already
     vocab: Annotated[Whole, Field(ge=257)] = 1024  # bpe only
     context: Annotated[Whole, Field(ge=2)] = 128
     batch: Count = 16
@@ -296,10 +303,16 @@ def kind_of_data(table: Any) -> str:
 
 def kind_of_model(table: Any) -> str:
     if isinstance(table, BaseModel):
-        return "use" if isinstance(table, PaperModel) else str(getattr(table, "kind", ""))
+        return (
+            "use"
+            if isinstance(table, PaperModel)
+            else "pretrained"
+            if isinstance(table, PretrainedTable)
+            else str(getattr(table, "kind", ""))
+        )
     if not isinstance(table, Mapping):
         return "transformer"
-    return "use" if "use" in table else str(table.get("kind", "transformer"))
+    return next((key for key in ("use", "pretrained") if key in table), str(table.get("kind", "transformer")))
 
 
 def _kind(default: str) -> Any:
@@ -313,7 +326,8 @@ Model = Annotated[
     | Annotated[RecurrentTable, Tag("elman")]
     | Annotated[PerceptronTable, Tag("mlp")]
     | Annotated[ConvolutionTable, Tag("cnn")]
-    | Annotated[PaperModel, Tag("use")],
+    | Annotated[PaperModel, Tag("use")]
+    | Annotated[PretrainedTable, Tag("pretrained")],
     Discriminator(kind_of_model),
 ]
 Data = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from etude.data.packing import PackedSource
-from etude.data.sources import WindowSource
+from etude.data.sources import TensorSource, WindowSource
 from etude.data.stream import DataStream, source_of
 from etude.engine.arguments import typed, unknown_key
 from etude.engine.ledger import Budget
@@ -25,12 +26,13 @@ from etude.errors import BadInput
 from etude.learn.language import CausalLM
 from etude.learn.supervised import Supervised
 from etude.recipe.build import Resolve, build, no_models
-from etude.recipe.config import load
+from etude.recipe.config import load, read
 from etude.recipe.folder import check_data, check_recipe
 from etude.recipe.models import Models
-from etude.recipe.overrides import parsed
+from etude.recipe.overrides import parsed, replaced
 from etude.recipe.places import Places
 from etude.recipe.progress import Progress
+from etude.recipe.stopping import stoppable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -61,6 +63,7 @@ def train(
     data:      (x, y) arrays or tensors, a dict of them, a text file's path, that of a folder of
                memory-mapped tokens, token ids, an indexable data set, or a `Source`.
     objective: by default next-token prediction for text and tokens; cross entropy for integer y, squared error for real y.
+               These two refuse NaN and infinities in x and y before anything runs; one that is given may read them as it likes.
     methods:   such as `[etude.method("stacking")(at=0.2)]`; one alone may stand without a list.
     budget:    such as `Budget(tokens=1_000_000)`; or `epochs` over the data (3 where neither is given).
     The model is trained in place and not re-initialised. `settings` go to `etude.engine.trainer.Trainer`. Raises BadInput.
@@ -75,7 +78,10 @@ def train(
         source = source_of(data, context)
         budget = budget or Budget(samples=(3 if epochs is None else epochs) * len(source))
         stream = DataStream(source, batch_size, seed, drop_last=isinstance(source, (WindowSource, PackedSource)))
-        objective = objective or _objective(source)
+        if objective is None:
+            objective = _objective(source)
+            if isinstance(source, TensorSource):
+                source.require_finite(("x", "y"))
     except BadInput as error:
         raise error.at(f"{HERE}{error.where}") if error.where.partition(".")[0] in ("data", "seed") else error from error
     with Progress("training", quiet) as shown:
@@ -87,7 +93,8 @@ def train(
         except BadInput as error:
             argument = re.split(r"[.\[, ]", error.where, maxsplit=1)[0] in inspect.signature(Trainer).parameters
             raise error.at(f"{HERE}{error.where}") if argument else error from error
-        return trainer.run(resume=resume)
+        with stoppable(trainer, "`resume=True`", shown.say):
+            return trainer.run(resume=resume)
 
 
 HERE = "etude.train, "
@@ -140,8 +147,11 @@ def train_recipe(
                 check_data(trainer.beside, folder)
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
-            shown.announce(f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}")
-            result = trainer.run(resume=resume)
+            notes = [f"{line} in {places.file}" for line in replaced(read(Path(path)), overrides)]
+            shown.announce("\n".join([*notes, f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}"]))
+            command = shlex.join(["etude", "train", str(path), *overrides, "--resume"])
+            with stoppable(trainer, f"`{command}`", shown.say):
+                result = trainer.run(resume=resume)
         except BadInput as error:
             raise places.located(error, methods) from error
         for line in result.passed_over:
