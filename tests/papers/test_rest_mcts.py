@@ -205,10 +205,31 @@ def test_questions_are_never_the_tests():
     small = replace(TINY, operations=(1,))
     test = text.problems(small, 1, "test", 30, test=True)
     others = text.problems(small, 1, "round 1", 300) | text.problems(small, 1, "demonstrations", 300)
-    assert not {p.prompt for p in test.values()} & {p.prompt for p in others.values()}
+    assert not {text.chain_of(p) for p in test.values()} & {text.chain_of(p) for p in others.values()}
+    assert len({p.prompt for p in others.values()}) > len({text.chain_of(p) for p in others.values()})  # scrambled in several ways
     text.check_disjoint(others, test)
     with pytest.raises(BadInput, match="questions: found '.*' of the test"):
         text.check_disjoint(test, test)
+
+
+def test_the_teacher_is_unsure_of_some_operations_and_goes_on_with_what_he_wrote():
+    settings = Settings(demonstrations=1)
+    said = {(v, sign, n): text.results(1, v, sign, n, settings) for v in range(10) for sign in "+-*" for n in range(2, 10)}
+    assert all(found[0] == text.apply(*operation) for operation, found in said.items())
+    assert {len(found) for found in said.values()} == {1, settings.choices}
+    assert np.mean([len(found) > 1 for found in said.values()]) == pytest.approx(settings.unsure, abs=0.1)
+    rights, chances = [], []
+    for problem in text.problems(settings, 1, "demonstrations", 200).values():
+        value = problem.data["start"][1]
+        *lines, answer = text.taught_solution(problem, settings, 1).split("\n")
+        for line, (name, _, sign, n) in zip(lines, problem.data["steps"], strict=True):
+            assert line.startswith(f"{name}={value}{sign}{n}=")
+            rights.append(int(line[-1]) == text.apply(value, sign, n))
+            chances.append(1 / len(said[(value, sign, n)]))
+            assert int(line[-1]) in said[(value, sign, n)]
+            value = int(line[-1])
+        assert answer == f"> {value}"
+    assert np.mean(rights) == pytest.approx(np.mean(chances), abs=0.05)  # each result as often
 
 
 def test_renamed_chains_are_the_same_chains():

@@ -1,11 +1,12 @@
 """The testbed: chains of operations modulo 10 from a scrambled list, one step a line; a base whose teacher was unsure of some operations.
 
-A guess is right one time in ten, so that lucky right answers can be told from sound ones (`Chains.sound`). Questions are split by their
-prompts: nothing that is demonstrated, or searched in training, is one of the test's.
+A guess is right one time in ten, so that lucky right answers can be told from sound ones (`Chains.sound`). Questions are split by
+their chains: none that is demonstrated, or searched in training, is one of the test's, in whatever order its rows are told.
 """
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +54,7 @@ END = int(TOKENIZER.encode("~")[0])
 LINE = int(TOKENIZER.encode("\n")[0])
 TASK = Chains()
 ONE_IN = 8
-"""One in so many prompts belongs to the test."""
+"""One in so many chains belongs to the test."""
 
 
 def model_config(s: Settings) -> TransformerConfig:
@@ -62,17 +63,22 @@ def model_config(s: Settings) -> TransformerConfig:
     )
 
 
-def is_test(prompt: str) -> bool:
-    return derive(0, "split", prompt) % ONE_IN == 0
+def chain_of(problem: Problem) -> str:
+    """What a question asks, however its rows are scrambled."""
+    return json.dumps([problem.data["start"], problem.data["steps"]])
+
+
+def is_test(problem: Problem) -> bool:
+    return derive(0, "split", chain_of(problem)) % ONE_IN == 0
 
 
 def problems(s: Settings, seed: int, name: str, count: int, *, test: bool = False) -> dict[str, Problem]:
-    """id -> problem, all numbers of operations by turns, of the test's prompts or of the others. name: of the stream."""
+    """id -> problem, all numbers of operations by turns, of the test's chains or of the others. name: of the stream."""
     stream, found, place = derive(seed, name), {}, 0
     while len(found) < count:
         problem = renamed(TASK.problem(stream, place // len(s.operations), s.operations[place % len(s.operations)]))
         place += 1
-        if is_test(problem.prompt) == test:
+        if is_test(problem) == test:
             found[problem.id] = problem
     return found
 
@@ -93,7 +99,7 @@ def renamed(problem: Problem) -> Problem:
 
 def check_disjoint(searched: dict[str, Problem], test: dict[str, Problem]) -> None:
     """Raises BadInput where a question that training searches is one of the test's."""
-    shared = {p.prompt for p in searched.values()} & {p.prompt for p in test.values()}
+    shared = {chain_of(p) for p in searched.values()} & {chain_of(p) for p in test.values()}
     if shared:
         raise BadInput("questions", f"'{min(shared)}' of the test", "questions that the test does not hold")
 
