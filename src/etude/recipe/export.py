@@ -22,7 +22,7 @@ from etude.nn.transformer import Transformer
 from etude.recipe.build import Resolve, no_models
 from etude.recipe.finished import Finished, finished
 from etude.recipe.models import Models
-from etude.recipe.tables import PretrainedTable, TextData
+from etude.recipe.tables import PretrainedTable, Recipe, RowsData, TextData
 from etude.recipe.writing import dump
 
 TOLERANCE = 1e-4
@@ -153,7 +153,6 @@ def _card(done: Finished, inner: Any) -> str:
     recipe, facts, ledger = done.recipe, done.facts or {}, done.ledger
     assert recipe is not None
     assert ledger is not None
-    assert isinstance(recipe.data, TextData)
     size = sum(p.numel() for p in inner.parameters())
     lines = ["---", "library_name: transformers", "tags: [etude]", "---", "", "# Model card", ""]
     lines += [f"A {type(inner).__name__} of {size:,} parameters, trained with etude for {done.step} steps."]
@@ -161,12 +160,7 @@ def _card(done: Finished, inner: Any) -> str:
         commit = f" at commit `{base['commit']}`" if base["commit"] else ""
         lines += ["", f"It starts from `{base['name']}`{commit}, whose licence holds on."]
     lines += ["", "## Data", "", "| source | licence | tokens for training | SHA-256 |", "|---|---|---|---|"]
-    sources = recipe.data.domains or {"": recipe.data}
-    for name, told in facts["sources"].items():
-        source = sources[name]
-        called = source.corpus or Path(source.text or source.tokens or "").name
-        known = cards().get(source.corpus or "")
-        licence = known.licence if known else "not stated: a file of the user's"
+    for called, licence, told in _sources(recipe, facts):
         lines.append(f"| {called} | {licence} | {told['tokens']:,} | `{told['sha256'][:16]}` |")
     lines += ["", "## What it cost", "", "| category | " + " | ".join(COSTS) + " |", "|---|" + "---|" * len(COSTS)]
     spent = ledger.as_dict()
@@ -175,4 +169,21 @@ def _card(done: Finished, inner: Any) -> str:
     return "\n".join([*lines, "", "## Recipe", "", "```toml", dump(recipe).strip(), "```", ""])
 
 
+def _sources(recipe: Recipe, facts: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, licence, facts) of each source of the data."""
+    if isinstance(recipe.data, RowsData):
+        told = facts["rows"]
+        return [(f"{told['name']} ({told['rows']:,} rows, {told['kind']})", NOT_STATED, told)]
+    assert isinstance(recipe.data, TextData)
+    sources = recipe.data.domains or {"": recipe.data}
+    found = []
+    for name, told in facts["sources"].items():
+        source = sources[name]
+        known = cards().get(source.corpus or "")
+        called = source.corpus or Path(source.text or source.tokens or "").name
+        found.append((called, known.licence if known else NOT_STATED, told))
+    return found
+
+
+NOT_STATED = "not stated: a file of the user's"
 COSTS = ("tokens", "samples", "flops", "seconds")
