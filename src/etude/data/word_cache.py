@@ -20,8 +20,8 @@ from etude.data.tokenizers import byte_characters
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What `ByteLevel` splits by where it is not told otherwise (tokenizers, pre_tokenizers/byte_level.rs)."""
-MOST = 1 << 20
-"""Words kept; then it begins anew."""
+MOST = 1 << 17
+"""Words kept, in about 30 MB; then it begins anew."""
 _OTHER = "\x1c\x1d\x1e\x1f"  # white space to some engines only
 _LETTERS = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017e"
 # U+2010 to U+205E without its spaces and line ends is neither letters, digits nor marks.
