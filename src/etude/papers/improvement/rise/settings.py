@@ -33,11 +33,11 @@ class Settings:
     corrections: int = 150  # failed states that are corrected, a batch
     best_of: int = 16
     criterion: str = "all"
-    single_criterion: str = "all"  # of the arm without turns
+    single_criterion: str = "success"  # of the arm without turns
     tau: float = 0.4
     updates: int = 200
     rows: int = 64
-    lr: float = 1e-3
+    lr: float = 3e-4
     single_lr: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.04
