@@ -11,7 +11,7 @@ sampling, context=..., config=RiseConfig(lr=...), seed=0)`, then `over_turns` an
 trajectories that came from anywhere. With `window=1` it is rejection sampling: nothing of an earlier attempt is read.
 
 Source: Qu et al. 2024, arXiv 2407.18219; authors' code cmu-mind/RISE.
-Scaled down: countdown with three numbers and 0.2M parameters instead of GSM8K and 7B. It still tests the claim, because the base's
+Scaled down: countdown with three and four numbers and 0.2M parameters instead of GSM8K and 7B. It still tests the claim, because the base's
 samples repeat its mistakes, and it has never been asked the same question twice.
 """
 

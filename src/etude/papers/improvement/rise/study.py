@@ -14,8 +14,8 @@ from etude.papers.improvement.rise.text import model_config
 
 CPU = Settings()
 QUICK = replace(
-    CPU, levels=(3,), width=48, depth=3, demonstrations=4_000, base_updates=400, base_lr=4e-3, questions=256, batch_questions=128,
-    corrections=60, best_of=8, updates=80, num_test=80, groups=2,
+    CPU, levels=(3,), context=56, max_tokens=9, width=48, depth=3, demonstrations=4_000, base_updates=400, base_lr=4e-3, questions=512,
+    batch_questions=128, corrections=60, best_of=8, updates=80, num_test=80, groups=2,
 )  # fmt: skip
 SMOKE = replace(
     QUICK, width=16, depth=1, heads=2, demonstrations=128, base_updates=20, base_batch=16, questions=8, batch_questions=4, corrections=3,
@@ -94,7 +94,13 @@ SOURCES = {
 }  # fmt: skip
 DEVIATIONS = (
     ("models", "Llama2-7B, Llama3-8B, Mistral-7B", "0.2M, trained here", "runs on two cores", "unknown"),
-    ("questions", "GSM8K, MATH", "countdown with three numbers", "fits 0.2M parameters, exact verifier", "answers vote as expressions"),
+    (
+        "questions",
+        "GSM8K, MATH",
+        "countdown with three and four numbers",
+        "fits 0.2M parameters, exact verifier",
+        "answers vote as expressions",
+    ),
     (
         "feedback",
         "the answer is incorrect, try again, the question",
@@ -123,7 +129,7 @@ DEVIATIONS = (
         "equal samples, whatever an arm fails at",
         "none expected",
     ),
-    ("SFT", "0.3 epochs of the rows", "400 updates of 64 rows, about 9 epochs", "a small model learns more slowly", "larger effect"),
+    ("SFT", "0.3 epochs of the rows", "200 updates of 64 rows, 2 to 3 epochs", "a small model learns more slowly", "larger effect"),
     ("ties of votes", "not said", "the earliest answer wins", "a rule is needed", "small"),
 )
 
@@ -132,8 +138,8 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 16 questions"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 512 questions"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 4k questions"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 1k questions"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 8k questions"),
         "paper": Scale(settings=PAPER, seeds=3, size="6.7B parameters / 7.5k questions", sources=SOURCES),
     },
     claims=CLAIMS,
