@@ -26,7 +26,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=sys.stderr)
+            print("\n" * self.drawn + text, file=sys.stderr)
+            self.drawn = False
 
     def announce(self, text: str) -> None:
         """Says something with the first update: until then a run may still be refused, and that line is to stand alone."""
