@@ -21,9 +21,9 @@ class Settings:
     rope_base: float = 10_000.0
     tied: bool = True
     context: int = 64  # tokens
-    base_rows: int = 20_000
+    base_rows: int = 30_000
     base_wrong: float = 0.1  # share of the base's rows whose answer is wrong
-    base_updates: int = 600
+    base_updates: int = 1_000
     base_batch: int = 64
     base_lr: float = 2e-2  # of Muon; an eighth of it for AdamW
     # supervised fine-tuning
@@ -37,9 +37,9 @@ class Settings:
     pair_prompts: int = 1_200
     judge_errs: float = 0.1  # share of marks that say nothing
     dpo_tokens: int = 130_000
-    dpo_lr: float = 3e-4
+    dpo_lr: float = 1e-4
     dpo_beta: float = 5.0  # of the length-normalised loss
-    plain_lr: float = 3e-4
+    plain_lr: float = 1e-4
     plain_beta: float = 0.1  # of the plain one
     dpo_batch: int = 32  # pairs
     dpo_warmup: float = 0.1
@@ -50,11 +50,11 @@ class Settings:
     # verifiable rewards
     rl_prompts: int = 2_000
     rlvr_tokens: int = 350_000
-    rlvr_lr: float = 3e-4
-    value_lr: float = 3e-4
+    rlvr_lr: float = 1e-3
+    value_lr: float = 1e-3
     round_prompts: int = 64
     samples: int = 1  # of a prompt
-    epochs: int = 4
+    epochs: int = 1
     kl: float = 0.05
     paid: float = 10.0  # for what the verifier accepts
     unfinished: float = -10.0  # instead, without an end token

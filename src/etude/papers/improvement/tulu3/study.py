@@ -13,7 +13,7 @@ from etude.papers.improvement.tulu3.settings import Settings
 
 CPU = Settings()
 QUICK = replace(
-    CPU, base_updates=400, base_rows=8_000, sft_tokens=60_000, dpo_tokens=40_000, rlvr_tokens=80_000, pair_prompts=300, reward_updates=20,
+    CPU, base_updates=500, base_batch=48, sft_tokens=60_000, dpo_tokens=50_000, rlvr_tokens=100_000, pair_prompts=400, reward_updates=20,
     num_test=60,
 )  # fmt: skip
 SMOKE = replace(
@@ -52,6 +52,7 @@ CLAIMS = (
     _better("Length-normalised DPO after SFT adds to SFT", "SFT+DPO", "SFT", 0.01),
     _better("RLVR adds to SFT and DPO", "full chain", "SFT+DPO", 0.02),
     _better("RLVR adds to SFT without DPO", "SFT+RLVR", "SFT", 0.02),
+    _better("RLVR adds to SFT and DPO in answers drawn at temperature 1", "full chain", "SFT+DPO", 0.02, metric="sampled success"),
     _better("RLVR that starts from the DPO model ends above RLVR that starts from the SFT model", "full chain", "SFT+RLVR", 0.01),
     _better("Length-normalised DPO makes a better chain than plain DPO", "full chain", "chain, plain DPO", 0.01),
     Equivalent(
@@ -112,6 +113,7 @@ DEVIATIONS = (
     ),
     ("learning rates", "5e-6, 5e-7, 3e-7", "tuned, a hundred times these and more", "a small model", "none expected"),
     ("gradients", "policy and value net clipped apart", "clipped together", "one trainer", "small"),
+    ("rounds", "224 prompts, 4 epochs", "64 prompts, 1 epoch", "more of the tokens are new answers; tuned", "larger effect of RLVR"),
     ("rollouts", "one update behind the policy", "of the present policy", "no engines beside each other", "small"),
     (
         "loss of SFT",
@@ -128,8 +130,8 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "smoke": Scale(settings=SMOKE, seeds=1, size="4k parameters / 6k tokens after the base"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 0.18M tokens after the base"),
-        "cpu": Scale(settings=CPU, seeds=3, size="0.2M parameters / 1.1M tokens after the base"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 0.21M tokens after the base"),
+        "cpu": Scale(settings=CPU, seeds=5, size="0.2M parameters / 0.73M tokens after the base"),
         "paper": Scale(settings=PAPER, seeds=3, size="8B parameters / 939k demonstrations, 270k pairs, 100k episodes", sources=SOURCES),
     },
     claims=CLAIMS,
@@ -138,6 +140,7 @@ STUDY = Study(
     lower_is_better=False,
     plots=(
         Plot(title="Success on the development evaluation", kind="bars", metric="success"),
+        Plot(title="Success of answers at temperature 1", kind="bars", metric="sampled success"),
         Plot(title="Success on the unseen evaluation", kind="bars", metric="unseen success"),
         Plot(title="Success after each stage, over tokens", kind="curve", curve="success / tokens"),
     ),
