@@ -377,7 +377,7 @@ def test_winners_that_agree_stop_at_the_bound_where_tanh_is_one():
 
 
 # --- arms -------------------------------------------------------------------------------------------------------------
-TRAINED = ("unselected", "SFT 4", "SFT 16", "SFT 64", "adaptive", "RLHF", "XPO")
+TRAINED = ("unselected", "SFT 5", "SFT 16", "SFT 64", "adaptive", "RLHF", "XPO")
 
 
 @pytest.fixture(scope="module")
@@ -445,7 +445,7 @@ def test_exploration_switched_off_is_the_offline_regression_bit_for_bit():
     assert run("XPO", still).metrics == run("RLHF", still).metrics
 
 
-@pytest.mark.parametrize("name", ["SFT 4", "adaptive", "XPO"])
+@pytest.mark.parametrize("name", ["SFT 5", "adaptive", "XPO"])
 def test_each_prompt_is_held_against_the_test(name, monkeypatch):
     seen = []
     monkeypatch.setattr(text.Test, "refuse", lambda self, problem: seen.append(problem))
