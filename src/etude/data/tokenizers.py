@@ -113,7 +113,7 @@ class BytePairs:
         return cls(inner)
 
     def encode(self, text: str) -> np.ndarray:
-        return np.array(self.inner.encode(text).ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
+        return np.array(self.inner.encode(text, add_special_tokens=False).ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
 
     def decode(self, ids: np.ndarray) -> str:
         return self.inner.decode([int(i) for i in ids])

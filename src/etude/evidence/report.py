@@ -85,15 +85,17 @@ def matched_table(record: Mapping[str, Any]) -> Grid | None:
     """The effects at equal FLOPs and at equal wall time, where curves were recorded."""
     if not record["matched"]:
         return None
-    table = Grid("|arm", ">equal", ">at", ">effect", "", split=True, ruled=False, title="At equal cost (smaller total of the two)")
+    table = Grid("|arm", ">equal", ">at", ">effect", split=True, ruled=False, title="At equal cost (smaller total of the two)")
     for quantity, entries in record["matched"].items():
+        equal = "FLOPs" if quantity == "flops" else "wall time"
         for arm, e in entries.items():
             if e["estimate"] is None:
-                table.add_row(escape(arm), "FLOPs" if quantity == "flops" else "wall time", "–", "no estimate", escape(e["reason"]))
+                table.add_row(escape(arm), equal, "–", escape(f"no estimate:{BREAK}{e['reason']}"))
                 continue
             where = f"{amount(e['at'])} FLOPs" if quantity == "flops" else f"{e['at']:.3g} s"
-            mark = f"{e['mid_schedule']} read mid-schedule" if e["mid_schedule"] else ""
-            table.add_row(escape(arm), "FLOPs" if quantity == "flops" else "wall time", where, _matched_effect(record, e), escape(mark))
+            if e["mid_schedule"]:  # whose run goes on behind this point
+                where += f"{BREAK}{'' if e['mid_schedule'] == arm else e['mid_schedule'] + ' '}mid-schedule"
+            table.add_row(escape(arm), equal, escape(where), _matched_effect(record, e))
     return table
 
 

@@ -185,6 +185,15 @@ def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device
     except Exception as error:  # of many kinds: each says in its own way that this folder is no such model
         line = " ".join(str(error).split())
         raise BadInput(where, f"{type(error).__name__}: {line[:160]}", "a causal language model that transformers can load") from error
-    names = path / "tokenizer.json"
-    tokenizer = BytePairs(FastTokenizer.from_file(str(names))) if names.exists() else None
-    return Pretrained(inner.to(device).eval(), tokenizer)
+    return Pretrained(inner.to(device).eval(), tokenizer_of(path) if (path / "tokenizer.json").exists() else None)
+
+
+def tokenizer_of(folder: str | Path) -> BytePairs:
+    """The tokenizer of a model folder. Raises BadInput where there is none, or one that `tokenizers` cannot read."""
+    path = Path(folder) / "tokenizer.json"
+    if not path.exists():
+        raise BadInput(str(folder), "no tokenizer.json", "a fast tokenizer beside the model; transformers writes one with save_pretrained")
+    try:
+        return BytePairs(FastTokenizer.from_file(str(path)))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise BadInput(str(path), f"unreadable content ({' '.join(str(error).split())[:120]})", "a tokenizer of `tokenizers`") from error
