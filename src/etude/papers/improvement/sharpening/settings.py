@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from etude.errors import BadInput
 
-RATES = {"unselected": 3e-4, "SFT 5": 1e-3, "SFT 16": 1e-3, "SFT 64": 1e-3, "adaptive": 1e-3, "RLHF": 3e-4, "XPO": 3e-4}
-BETAS = {"RLHF": 1.0, "XPO": 1.0}
+RATES = {"unselected": 1e-4, "SFT 5": 1e-3, "SFT 16": 1e-3, "SFT 64": 1e-4, "adaptive": 1e-3, "RLHF": 3e-4, "XPO": 3e-4}
+BETAS = {"RLHF": 1.0, "XPO": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,8 +130,8 @@ CLAIMS = (
 
 PAPER = Settings(
     vocab=32_064, width=3072, depth=32, heads=32, hidden=8192, tied=False, context=4096, max_tokens=512, num_samples=50 * 256,
-    updates=30 * 256 // 4, batch=4, rates=dict.fromkeys(RATES, 3e-4), weight_decay=0.1, clip=0.1, most_samples=50, test_sums=0, test_paths=256,
-    test_samples=1,
+    updates=30 * 256 // 4, batch=4, rates=dict.fromkeys(RATES, 3e-4), weight_decay=0.1, clip=0.1,
+    most_samples=50, test_sums=0, test_paths=256, test_samples=1,
 )  # fmt: skip
 TUNING = "appendix A.3"
 SOURCES = {
