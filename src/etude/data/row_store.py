@@ -26,11 +26,14 @@ from etude.data.row_files import RowFile
 from etude.data.row_kinds import kind_of, said
 from etude.data.tokenizers import BytePairs, Tokenizer
 from etude.data.tokens import dtype_for
+from etude.data.word_cache import WordCache, word_cache
 from etude.errors import BadInput
 
 FORMAT = 1
 AT_ONCE, CHARACTERS = 1024, 1 << 22
 """Rows tokenised together, and how many characters they have at most, the last one's apart."""
+FEW_CORES = 4
+"""Up to so many, one thread that keeps words' ids is as fast as all threads of `tokenizers` (5.5 times a core, on 20 MB of English)."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,15 @@ class RowEncoder:
     def __init__(self, tokenizer: Tokenizer, end: int | None = None, *, masked: bool = True) -> None:
         self.tokenizer, self.end, self.masked = tokenizer, end, masked
         self.inner: FastTokenizer | None = None
+        self.words: WordCache | None = None
         if isinstance(tokenizer, BytePairs):
             self.inner = FastTokenizer.from_str(tokenizer.inner.to_str())
             self.inner.no_truncation()
             self.inner.no_padding()
             # Post-processing would add tokens, and cut white space off the places of tokens.
             self.inner.post_processor = processors.ByteLevel(trim_offsets=False)
+            if not masked and (os.cpu_count() or 1) <= FEW_CORES:
+                self.words = word_cache(self.inner)
 
     def __call__(self, rows: Sequence[Rendered]) -> list[tuple[np.ndarray, np.ndarray]]:
         return [self._closed(row, *pair) for row, pair in zip(rows, self._encoded(rows), strict=True)]
@@ -85,8 +91,11 @@ class RowEncoder:
             for row in rows:
                 yield self._in_pieces(row)
         elif not self.masked:
-            for encoding in self.inner.encode_batch_fast(texts, add_special_tokens=False):
-                yield np.array(encoding.ids, dtype=np.uint32), np.zeros(0, dtype=bool)
+            found = [None if self.words is None else self.words(text) for text in texts]
+            left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+            encodings = iter(self.inner.encode_batch_fast(left, add_special_tokens=False))
+            for ids in found:
+                yield np.array(next(encodings).ids, dtype=np.uint32) if ids is None else ids, np.zeros(0, dtype=bool)
         else:
             for row, encoding in zip(rows, self.inner.encode_batch(texts, add_special_tokens=False), strict=True):
                 ids = np.array(encoding.ids, dtype=np.uint32)

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from etude.data.cards import cards
-from etude.data.tokenizers import BytePairs, Bytes, Characters
+from etude.data.tokenizers import BytePairs, Bytes, Characters, byte_characters
 from etude.engine.device import evaluating
 from etude.errors import BadInput
 from etude.generate.hub import locate
@@ -104,7 +104,7 @@ def _fast(tokenizer: Any) -> Tokenizer:
         case BytePairs():
             return tokenizer.inner
         case Bytes():
-            inner = Tokenizer(models.BPE(vocab={character: byte for byte, character in _byte_characters().items()}, merges=[]))
+            inner = Tokenizer(models.BPE(vocab={character: byte for byte, character in enumerate(byte_characters())}, merges=[]))
             inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), decoders.ByteLevel()
             return inner
         case Characters():
@@ -115,13 +115,6 @@ def _fast(tokenizer: Any) -> Tokenizer:
             inner.pre_tokenizer, inner.decoder = pre_tokenizers.Split(Regex(pattern), "isolated"), decoders.Fuse()
             return inner
     raise BadInput("etude export", f"a tokenizer of kind {type(tokenizer).__name__}", "bytes, characters or byte pairs")
-
-
-def _byte_characters() -> dict[int, str]:
-    """Byte -> the character that stands for it in byte-level vocabularies: itself where it can be printed, else one from 256 on."""
-    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printed]
-    return {b: chr(b) for b in printed} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 # --- reading back -----------------------------------------------------------------------------------------------------

@@ -113,15 +113,15 @@ def _recipe(model: str, revision: str | None, data: str, store: RowStore, contex
         f"held_out = {share:<13} # share of the rows, spread evenly, that is measured on; assumed",
     ]
     if store.kind != "text":
-        policy = '"cut"' if too_long else '"error"'
+        policy, others = ('"cut"', '"drop", "error"') if too_long else ('"error"', '"drop", "cut"')
         said = f"{too_long} of {len(store)} rows are longer than the context" if too_long else "none is now"
-        lines.append(f'too_long = {policy:<13} # or "drop", "cut", "error"; {said}')
+        lines.append(f"too_long = {policy:<13} # or {others}; {said}")
     if pairs:
         lines += [
             "",
             "[objective]",
-            'kind = "dpo"              # or ipo, orpo, simpo',
-            "beta = 0.1                # OLMo-7B-SFT's card, for its DPO",
+            'kind = "dpo"             # or ipo, orpo, simpo',
+            "beta = 0.1               # OLMo-7B-SFT's card, for its DPO",
         ]
     source = "OLMo-7B-SFT's card, for its DPO" if pairs else "TRL's SFTConfig; small models bear 10 times that (assumed)"
     lines += [
@@ -129,11 +129,11 @@ def _recipe(model: str, revision: str | None, data: str, store: RowStore, contex
         "[optimizer]",
         'kind = "adamw"',
         f"lr = {'5e-7' if pairs else '2e-5':<20}# {source}",
-        "weight_decay = 0.0        # OLMo-7B-SFT's card",
-        "betas = [0.9, 0.999]      # torch's default",
+        "weight_decay = 0.0       # OLMo-7B-SFT's card",
+        "betas = [0.9, 0.999]     # torch's default",
         "",
         "[schedule]",
-        'kind = "linear"           # OLMo-7B-SFT\'s card: up for a share of the run, then down to 0',
+        'kind = "linear"          # OLMo-7B-SFT\'s card: up for a share of the run, then down to 0',
         f"warmup = {0.1 if pairs else 0.03:<16} # the same",
         "final = 0.0",
         "",
@@ -141,7 +141,7 @@ def _recipe(model: str, revision: str | None, data: str, store: RowStore, contex
         f"samples = {3 * training:<14} # three times all rows for training: OLMo-7B-SFT's card",
         "",
         "[run]",
-        "clip = 1.0                # assumed",
+        "clip = 1.0               # assumed",
         'folder = "runs/' + Path(data).stem + '"',
     ]
     return "\n".join(lines) + "\n"
