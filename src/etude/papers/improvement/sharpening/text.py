@@ -31,7 +31,7 @@ from etude.papers.improvement.sharpening.settings import Settings
 
 TOKENIZER = Characters(string.digits + string.ascii_lowercase + "+-= ;\n")
 END = int(TOKENIZER.encode("\n")[0])
-KINDS = ("sums", "paths")
+KINDS: tuple[str, ...] = ("sums", "paths")
 ONE_IN = 3
 """A third of the sums is the test of seeds for tuning, a third of all the test of any other seed; of paths a third of what is drawn."""
 
@@ -219,8 +219,8 @@ class Test:
 
     def answered(self, groups: list[list[Completion]]) -> dict[str, float]:
         """Of answers, equally many for each problem: how often they are right, how often y*, and their length."""
-        truth = [np.mean([right(p, c.text) for c in group]) for p, group in zip(self.problems, groups, strict=True)]
-        given = [np.mean([np.array_equal(mode, c.tokens) for c in group]) for mode, group in zip(self.modes, groups, strict=True)]
+        truth = [float(np.mean([right(p, c.text) for c in group])) for p, group in zip(self.problems, groups, strict=True)]
+        given = [float(np.mean([np.array_equal(y, c.tokens) for c in group])) for y, group in zip(self.modes, groups, strict=True)]
         tokens = float(np.mean([len(c.tokens) for group in groups for c in group]))
         return {"answer tokens": tokens} | self._by_kind("accuracy", truth) | self._by_kind("mode given", given)
 
