@@ -122,6 +122,7 @@ DEVIATIONS = (
         "one scale of the gradient for all batch sizes",
         "small",
     ),
+    ("decontamination", "8-grams of words", "the same; a constraint is one word", "prompts are short and mostly wording", "none expected"),
     ("tokens", "each stage as long as helps", "equal for all arms; SFT gets those of a stage left out", "what is claimed", "none"),
 )
 
