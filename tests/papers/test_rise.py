@@ -369,7 +369,7 @@ def test_no_question_of_the_test_is_learned():
     test = text.distinct(settings, 3, "test", 50)
     assert len({p.prompt for p in test}) == 50
     with pytest.raises(BadInput, match="questions of the test: found 400 asked for, expected at most the 2"):
-        text.distinct(settings, 3, "test", 400)
+        text.distinct(replace(settings, levels=(3,)), 3, "test", 400)
     assert all(text.protocol().reward(p, p.answer) == 1 for p in test)
     assert [text.protocol().reward(test[0], t) for t in ("1+1", "1+", "")] == [0.0, -1.0, -1.0]
 
