@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class BadInput(Exception):
@@ -48,3 +48,10 @@ def choice(where: str, found: str, words: Iterable[str]) -> BadInput:
     near = nearest(found, listed)
     every = f"{', '.join(listed[:-1])} or {listed[-1]}" if len(listed) > 1 else "".join(listed)
     return BadInput(where, f"'{found}'", every + (f"; did you mean '{near}'?" if near else ""))
+
+
+def numbered(what: str, numbers: Sequence[int], *, show: int = 5) -> str:
+    """ "row 3", "rows 3 and 7", "rows 3, 7, 9, 12, 15 and 20 more"."""
+    first = [str(n) for n in numbers[:show]]
+    last = f"{len(numbers) - show} more" if len(numbers) > show else first.pop() if len(first) > 1 else ""
+    return f"{what}{'s' * (len(numbers) > 1)} {', '.join(first)}" + (f" and {last}" if last else "")

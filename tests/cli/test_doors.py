@@ -159,10 +159,10 @@ def test_cite_a_paper_and_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (["list", "--jso"], "error: etude list, option: found '--jso', expected a known name; did you mean '--json'?"),
         (["list", "--family", "grow"], "error: etude list --family: found 'grow', expected a known name; did you mean 'growth'?"),
         (["show"], "error: etude show: found no PAPER, expected what `etude show --help` says"),
-        (["show", "skil-it"], "error: paper: found 'skil-it', expected a known name; did you mean 'skill-it'?"),
+        (["show", "skil-it"], "error: paper: found 'skil-it', expected a known name; did you mean 'skill-it' (planned)?"),
         (["run", "no/such.py"], "error: no/such.py: found no such file, expected a Python file that defines STUDY"),
-        (["run", "stacking", "--workers", "x"], "error: etude run --workers: found 'x', expected a valid integer"),
-        (["run", "stacking", "--workers=0"], "error: etude run --workers: found '0', expected greater than or equal to 1"),
+        (["run", "stacking", "--workers", "x"], "error: etude run --workers: found 'x', expected a whole number"),
+        (["run", "stacking", "--workers=0"], "error: etude run --workers: found '0', expected a whole number >= 1"),
         (["search", "a", "--limit"], "error: etude search --limit: found no value, expected one"),
         (["cite", "a", "b"], "error: etude cite: found 'b', which is too much, expected what `etude cite --help` says"),
         (["cite", "no/run.json"], "error: no/run.json: found no such file, expected the record of a run"),
@@ -203,7 +203,7 @@ def test_other_failures(
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in ("list", "search", "show", "cite", "run", "train", "demo", "evidence", "data", "new-paper"):
+    for name in ("list", "search", "show", "cite", "run", "train", "demo", "evidence", "data", "init", "new-paper"):
         assert f" {name} " in out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("etude")

@@ -202,11 +202,25 @@ def test_cite_names_what_a_run_stands_on(tmp_path: Path, capsys: pytest.CaptureF
     assert [r["key"] for r in json.loads(capsys.readouterr().out)] == ["gradient-noise", "etude"]
 
 
-def test_every_paper_has_authors() -> None:
+def test_authors_are_listed_only_with_where_they_were_looked_up() -> None:
     for c in catalogue.cards():
         if c.origin == "etude":
-            assert c.authors, c.slug
-            assert all(name.strip() and "," not in name and " and " not in name for name in c.authors)
+            assert bool(c.authors) == bool(c.authors_source), c.slug
+            assert len(set(c.authors)) == len(c.authors), c.slug
+            assert all(name == name.strip() != "" and "," not in name and " and " not in name for name in c.authors)
+
+
+def test_a_paper_without_authors_is_shown_and_cited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "nameless.py"
+    path.write_text('CARD = {"slug": "nameless", "title": "No Names", "year": 2024, "arxiv": "2401.00001"}\n')
+    assert main(["show", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "No Names" in out
+    assert not any(line.lstrip().startswith("authors") for line in out.splitlines())
+    assert main(["cite", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "author " not in out
+    assert all(word in out for word in ("{{No Names}}", "{2024}", "https://arxiv.org/abs/2401.00001"))
 
 
 def test_the_package_lists_what_it_loads_when_asked() -> None:

@@ -16,10 +16,10 @@ from etude.errors import BadInput
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
-    for cached in (corpora._bytes, corpora._encoded, corpora.corpus_tokenizer):
+    for cached in (corpora._bytes, corpora.encoded_corpus, corpora.corpus_tokenizer):
         cached.cache_clear()
     yield tmp_path / "cache"
-    for cached in (corpora._bytes, corpora._encoded, corpora.corpus_tokenizer):
+    for cached in (corpora._bytes, corpora.encoded_corpus, corpora.corpus_tokenizer):
         cached.cache_clear()
 
 
@@ -170,7 +170,7 @@ def test_other_tokenizers_keep_documents_and_domains(made_up):
             assert encoded.document_domains is not None
             assert encoded.document_domains.tolist() == plain.document_domains.tolist()  # type: ignore[union-attr]
             assert encoded.vocab == encoder.vocab
-    corpora._encoded.cache_clear()
+    corpora.encoded_corpus.cache_clear()
     assert corpus("news", "test", "bpe:270").tokens.tolist() == encoded.tokens.tolist()
     with pytest.raises(BadInput, match="found 'bpe', expected byte, character or bpe:N"):
         corpus("news", "train", "bpe")

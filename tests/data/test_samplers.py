@@ -89,6 +89,16 @@ def test_a_mixture_follows_the_losses():
     assert np.mean(source.domains[second]) == pytest.approx(2 / 3, abs=0.1)
 
 
+def test_feedback_may_be_about_an_earlier_stretch_but_not_about_a_stranger():
+    source, sampler = two_domains(), OnlineMixture(lambda losses: losses, update_every=2)
+    plans = [sampler.plan(stage, source, numpy_rng(0, "m", stage)) for stage in range(3)]
+    ids = np.concatenate(plans)
+    assert sampler.domains_of(ids).tolist() == source.domains[ids].tolist()
+    stranger = next(i for i in range(12) if i not in ids)
+    with pytest.raises(BadInput, match="feedback: found a sample that was not drawn lately"):
+        sampler.observe(Feedback(1, np.array([stranger]), np.ones(1)))
+
+
 def test_within_a_domain_all_come_before_one_comes_again():
     source, sampler = two_domains(a=4, b=3), OnlineMixture(lambda losses: losses, update_every=10)
     ids = np.concatenate([sampler.plan(stage, source, numpy_rng(0, "m", stage)) for stage in range(6)])
@@ -98,6 +108,16 @@ def test_within_a_domain_all_come_before_one_comes_again():
             assert len(set(members[start : start + size])) == size
     other = OnlineMixture(lambda losses: losses, update_every=10).plan(0, source, numpy_rng(1, "m", 0))
     assert ids[:10].tolist() != other.tolist()
+
+
+def test_with_replacement_samples_are_drawn_evenly_and_come_again():
+    source, sampler = two_domains(a=4, b=8), FixedMixture([1.0, 1.0], update_every=6000, replacement=True)
+    counts = np.bincount(sampler.plan(0, source, numpy_rng(0, "m")), minlength=12) / 6000
+    assert counts == pytest.approx([1 / 8] * 4 + [1 / 16] * 8, abs=0.015)
+    plans = [FixedMixture([1.0, 0.0], 4, replacement=True).plan(0, source, numpy_rng(seed, "m")) for seed in range(20)]
+    assert any(len(np.unique(plan)) < 4 for plan in plans)  # without replacement four draws are all four
+    only_b = FixedMixture([0.0, 1.0], update_every=50, replacement=True).plan(0, source, numpy_rng(0, "m"))
+    assert only_b.min() >= 4  # a domain without weight is left out
 
 
 def test_bad_mixtures():

@@ -60,6 +60,22 @@ def test_tensors_by_name():
         TensorSource(x=np.zeros((0, 3)))
 
 
+def test_rows_that_hold_nan_or_infinity_are_named():
+    x = np.zeros((3_000_000, 3), np.float32)  # more than one look's worth
+    source = TensorSource(x=x, y=[0] * len(x))
+    source.require_finite(("x", "y", "weights"))
+    for row in (2, 5, 1_500_000, 2_000_000, 2_999_999):
+        x[row, row % 3] = np.nan if row % 2 else -np.inf
+    named = "rows 2, 5, 1500000, 2000000 and 2999999 "
+    with pytest.raises(BadInput, match=f"^data.x: found NaN or infinity in {named}.from 0., expected finite numbers"):
+        source.require_finite(("y", "x"))
+    x[[7, 8]] = np.nan
+    with pytest.raises(BadInput, match="in rows 2, 5, 7, 8, 1500000 and 2 more "):
+        source.require_finite(("x",))
+    with pytest.raises(BadInput, match="data.y: found NaN or infinity in row 1 "):
+        TensorSource(x=[1, 2], y=[0.0, 1e300]).require_finite(("y",))  # infinite in single precision
+
+
 def test_a_mixture_gives_what_its_parts_give():
     parts = {"a": TensorSource(x=np.arange(3.0)), "b": TensorSource(x=np.arange(10.0, 15.0))}
     source = MixtureSource(parts)

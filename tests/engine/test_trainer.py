@@ -1,5 +1,7 @@
 import json
 import math
+import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -7,14 +9,17 @@ import torch
 from torch import nn
 from toys import Stop, ToyStream, squared, toy_model
 
+from etude.data.sources import TensorSource
+from etude.data.stream import DataStream
 from etude.engine.ledger import Budget
 from etude.engine.metrics import read_metrics
-from etude.engine.optim import SGD, AdamW, Muon, Several
+from etude.engine.optim import SGD, AdamW, Alternating, Muon, Several
 from etude.engine.protocols import CHANGE, FIRST, NOISE, OBSERVE, Mapped, Method, Output, Score
 from etude.engine.schedule import Constant, Cosine
 from etude.engine.streams import generator, initialise
 from etude.engine.trainer import DataEnded, Interrupted, NonFinite, Trainer
 from etude.errors import BadInput
+from etude.learn.supervised import Supervised
 
 
 def trainer(model=None, stream=None, objective=squared, **settings):
@@ -122,7 +127,7 @@ def test_only_overridden_hooks_are_called_and_slots_are_exclusive():
     assert all(not hooks for hooks in trainer(methods=[Owner()]).hooks.lists.values())
     with pytest.raises(BadInput, match="Owner and Other, which both own 'sampler'"):
         trainer(methods=[Owner(), Other()])
-    with pytest.raises(BadInput, match="Owner twice"):
+    with pytest.raises(BadInput, match="the same method, Owner, as"):
         trainer(methods=[Owner(), Owner()])
 
 
@@ -231,8 +236,19 @@ def test_a_loss_that_is_nan_where_no_gradient_is_stops_the_run_too():
         def batch(self, run, batch):
             constant.step = run.step
 
-    with pytest.raises(NonFinite, match="step 4: the loss is not finite; weights are as after step 3"):
+    with pytest.raises(NonFinite, match="step 4: found NaN or infinity in the loss, expected finite numbers: a lower learning rate may"):
         trainer(objective=constant, methods=[Count()]).run()
+
+
+def test_what_is_not_finite_in_the_data_is_named_by_its_samples():
+    x = torch.randn(12, 3)
+    x[[2, 7], 1] = math.nan
+    stream = DataStream(TensorSource(x=x, y=torch.full((12,), math.inf).scatter(0, torch.arange(11), 1.0)), 12, seed=0)
+    with pytest.raises(NonFinite) as stopped:
+        Trainer(torch.nn.Linear(3, 1), stream, Supervised("mse"), budget=Budget(steps=3)).run()
+    assert sorted(map(int, re.findall(r"\d+", stopped.value.cause))) == [2, 7]  # in the batch's order; y's sample 11 comes after x
+    said = r"step 1: found NaN or infinity in x of samples \d and \d and so in the loss, expected data of finite numbers; weights .* 0"
+    assert re.fullmatch(said, str(stopped.value))
 
 
 def test_weights_that_the_last_update_made_infinite_are_not_returned_or_kept(tmp_path):
@@ -436,6 +452,26 @@ def test_replacement_rebuilds_the_optimizer_and_carries_moments_by_the_mapping()
     assert not states["0.weight"]
 
 
+def test_optimizers_over_the_same_parameters_each_carry_their_own_moments():
+    stream = ToyStream(objectives=("", "", ""), optimizers=("", "a", "b"))
+    kept = []
+
+    class Watch(Method):
+        def gradients(self, run):
+            kept[:] = [{n: o.state.get(p) for n, p in run.named_parameters().items()} for o in run.optimizers.values()]
+
+        def replaced(self, run, mapping):
+            for optimizer, before in zip(run.optimizers.values(), kept, strict=True):
+                after = optimizer.state[run.named_parameters()["3.bias"]]
+                assert all(torch.equal(value, before["3.bias"][name]) for name, value in after.items())
+            first, second = (o.state[run.named_parameters()["3.bias"]] for o in run.optimizers.values())
+            assert (int(first["step"]), int(second["step"])) == (4, 2)  # the empty name is the first's
+            assert not torch.equal(first["exp_avg"], second["exp_avg"])
+
+    both = Alternating({"a": AdamW(), "b": AdamW(lr=0.01)})
+    assert trainer(stream=stream, methods=[Widen(), Watch()], optimizer=both, budget=Budget(steps=7)).run().steps == 7
+
+
 def test_a_mapping_that_forgets_a_parameter_is_refused():
     class Forget(Widen):
         def updated(self, run):
@@ -444,6 +480,21 @@ def test_a_mapping_that_forgets_a_parameter_is_refused():
 
     with pytest.raises(BadInput, match="nothing said of 0.weight"):
         trainer(methods=[Forget()]).run()
+
+
+def test_the_same_method_twice_and_the_fields_of_one_that_is_a_dataclass():
+    @dataclass
+    class Scale(Method):
+        factor: float = 1.0
+        times: int | None = None
+
+    with pytest.raises(BadInput, match=r"^methods: found the same method, Scale, as methods\[0\] and methods\[2\], expected each m"):
+        trainer(methods=[Scale(), Widen(), Scale(2.0)])
+    trainer(methods=[Scale(2, 3)])
+    with pytest.raises(BadInput, match="^Scale.factor: found 'much', expected a number"):
+        trainer(methods=[Scale("much")])
+    with pytest.raises(BadInput, match="^Scale.times: found 2.5, expected a whole number or None"):
+        trainer(methods=Scale(times=2.5))
 
 
 def test_a_method_with_state_per_parameter_must_know_of_replacement():

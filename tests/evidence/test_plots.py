@@ -138,6 +138,34 @@ def test_the_band_of_a_share_ends_at_0_and_1():
     assert max(line.get_xdata()[-1] for line in figure.axes[0].lines) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "lowest"),
+    [
+        ("decoded tokens per second", [100.0, 500.0, 120.0], 0.0),
+        ("gain", [100.0, 500.0, 120.0], -319.90),  # may be negative for all that is known: 240 - 4.303 x 225.39 / sqrt(3)
+        ("tokens saved", [-1.0, 500.0, 120.0], -443.07),
+    ],
+)
+def test_the_interval_of_a_size_ends_at_0(metric, values, lowest):
+    figure = plots.paint(Plot(title="T", kind="bars", metric=metric), record_of({"a": arm(metrics={metric: values})}))
+    axes, said = figure.axes[0], " ".join(t.get_text() for t in figure.texts)
+    assert min(min(line.get_xdata()) for line in axes.lines) == pytest.approx(lowest, abs=0.01)
+    assert ("(cut at 0)" in said) == (lowest == 0)
+    assert (axes.get_xlim()[0] > -20) == (lowest == 0)
+
+
+def test_square_panels_fill_the_width():
+    def two_by_three(axes, record):
+        axes.set_axis_off()
+        for i in range(6):
+            axes.inset_axes((i % 3 / 3, i // 3 / 2, 0.3, 0.4)).set_aspect("equal")
+
+    figure = plots.paint(Plot(title="T", kind="custom", draw=two_by_three), record_of({"a": arm()}))
+    boxes = [panel.get_window_extent() for panel in figure.axes[0].child_axes]
+    assert sum(box.width for box in boxes[:3]) > 0.8 * figure.bbox.width
+    assert all(box.width == pytest.approx(box.height, rel=0.02) for box in boxes)
+
+
 def test_a_beginning_that_would_take_the_height_is_left_out_and_said():
     x = np.linspace(0, 1, 21)
     y = np.where(x == 0, 5.5, 2.2 - 0.2 * x)
@@ -192,3 +220,11 @@ def test_redrawing_takes_the_record_and_leaves_what_is_not_its_own(tiny, tmp_pat
     made = tmp_path / "out" / "quick" / "plots"
     assert all(file.read_bytes() == (made / file.name).read_bytes() for file in drawn)
     assert all(file.stat().st_size < 60_000 for file in drawn)
+
+
+def test_seeds_without_a_shared_place_are_drawn_each_for_itself():
+    apart = {"solved / cost": [[[1.0, 2.0], [0.1, 0.2]], [[5.0], [0.4]]]}
+    record = record_of({"search": arm(apart)}, seeds=[0, 1])
+    figure = plots.paint(Plot(title="Solved", kind="curve", curve="solved / cost"), record)
+    assert [line.get_xdata().tolist() for line in figure.axes[0].lines] == [[1.0, 2.0], [5.0]]
+    assert_inside(figure)

@@ -77,7 +77,7 @@ def test_a_moved_smoke_fingerprint_is_stale(tiny, recorded):
 def test_other_floors_only_make_it_older(tiny, recorded, monkeypatch):
     monkeypatch.setattr(fingerprint, "floors_code", lambda: "other")
     found = standing(tiny(), recorded)
-    assert (found.state, found.findings) == ("older", ["the floors below have changed since"])
+    assert (found.state, found.findings) == ("older", ["etude's shared code has changed since; the record stays valid"])
     assert found.sound
 
 

@@ -76,8 +76,10 @@ def test_refuses():
         most_likely(tiny(), [np.array([1]), np.array([], dtype=np.int64)], end=11, max_tokens=2)
     flat = torch.zeros(14, 14)
     flat[:, 11] = -20.0
+    model = Table(flat).train()
     with pytest.raises(BadInput, match="prompt 0: found more than 20 prefixes opened, expected a model with more mass on one completion"):
-        most_likely(Table(flat), [np.array([1])], end=11, max_tokens=9, most_opened=20)
+        most_likely(model, [np.array([1])], end=11, max_tokens=9, most_opened=20)
+    assert model.training  # what it was before, though the search ended early
 
 
 def test_it_opens_no_more_prefixes_than_the_bound():

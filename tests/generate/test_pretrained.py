@@ -5,13 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from toys import Stop
 
-from etude.engine.ledger import Ledger
+from etude.data.sources import WindowSource
+from etude.data.stream import DataStream
+from etude.engine.ledger import Budget, Ledger
+from etude.engine.optim import AdamW
 from etude.engine.protocols import Sampling
+from etude.engine.result import Interrupted
+from etude.engine.schedule import Constant
+from etude.engine.trainer import Trainer
 from etude.errors import BadInput
 from etude.generate.local import LocalGenerator
 from etude.generate.pretrained import pretrained
 from etude.generate.states import decoder_of
+from etude.learn.language import CausalLM, HeldOutLoss
 
 transformers = pytest.importorskip("transformers")
 VOCAB = 40
@@ -28,12 +36,67 @@ def gpt2():
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=VOCAB, **sizes))
 
 
-@pytest.fixture(params=[llama, gpt2], scope="module")
+SIZES = {
+    "vocab_size": VOCAB, "max_position_embeddings": 32, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": VOCAB - 1,
+}  # fmt: skip
+
+
+def mistral():
+    return transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES, sliding_window=4))
+
+
+def qwen2():
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES, tie_word_embeddings=True))
+
+
+def qwen3():
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES | {"head_dim": 16}))
+
+
+def gemma3():
+    windows = {"sliding_window": 4, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+    return transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**SIZES, **windows))
+
+
+@pytest.fixture(params=[llama, mistral, qwen2, qwen3, gemma3, gpt2], scope="module")
 def folder(request, tmp_path_factory):
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("model")
     request.param().save_pretrained(place)
     return place
+
+
+def test_logits_are_those_of_transformers_and_documents_are_apart(folder):
+    model = pretrained(folder)
+    inner = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.randint(0, VOCAB, (2, 14), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model.head(model(tokens)["hidden"]), inner(tokens).logits, atol=1e-5)
+    ids = torch.tensor([[0] * 6 + [1] * 8, [4] * 3 + [5] * 1 + [4] * 10])
+    together = model.head(model(tokens, document_ids=ids)["hidden"])
+    for row, (start, end) in [(0, (0, 6)), (0, (6, 14)), (1, (0, 3)), (1, (3, 4)), (1, (4, 14))]:
+        assert torch.allclose(together[row, start:end], inner(tokens[row : row + 1, start:end]).logits[0], atol=1e-5)
+
+
+def test_it_trains_and_a_stopped_run_goes_on_with_the_same_bits(folder, tmp_path):
+    """Training under the trainer, its operations counted; tied heads and every family's layers survive a checkpoint."""
+
+    def run(place, stop=0, resume=False):
+        rows = np.arange(600) % 7
+        held_out = HeldOutLoss(WindowSource(rows[:100], 12))
+        return Trainer(
+            pretrained(folder), DataStream(WindowSource(rows, 12), 4, 0), CausalLM(), optimizer=AdamW(lr=1e-2), schedule=Constant(),
+            budget=Budget(steps=8), methods=Stop(at=stop), evaluators={"held-out": held_out}, folder=place, checkpoint_every=1 / 8,
+        ).run(resume=resume)  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", stop=4)
+    parts = run(tmp_path / "parts", resume=True)
+    assert parts.resumed_from == "step-000000004"
+    assert whole.ledger.total("flops") > 0
+    assert whole.metrics["held-out/loss"] < np.log(VOCAB) - 0.5
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), parts.model.state_dict().values(), strict=True))
 
 
 def test_greedy_tokens_are_those_of_transformers(folder):
@@ -71,7 +134,7 @@ def test_rows_leave_repeat_and_step_back(folder):
     model.extend(torch.tensor([[8], [9]]), other)
     alone = model.begin(torch.tensor([[6, 7, 9]])).logits[0]
     assert torch.allclose(other.logits[1], alone, atol=1e-5)
-    assert torch.allclose(state.logits[0], model(tokens[:1])[0, -1], atol=1e-5)  # the state that was selected from is as it was
+    assert torch.allclose(state.logits[0], model.head(model(tokens[:1])["hidden"])[0, -1], atol=1e-5)
     other.rewind(1)
     assert torch.allclose(other.logits[0], state.logits[1], atol=1e-5)
     with pytest.raises(ValueError, match="rewind by 2"):
@@ -84,7 +147,7 @@ def test_a_sharded_folder_and_the_context(tmp_path):
     whole.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     model = pretrained(tmp_path)
-    assert torch.equal(model(torch.tensor([[1, 2]])), whole(torch.tensor([[1, 2]])).logits)
+    assert torch.equal(model.head(model(torch.tensor([[1, 2]]))["hidden"]), whole(torch.tensor([[1, 2]])).logits)
     with pytest.raises(BadInput, match="at most 32, the model's context"):
         LocalGenerator(model).complete([np.zeros(33, np.int64)], Sampling(max_tokens=1))
     with pytest.raises(BadInput, match="0 to 39"):
@@ -109,6 +172,10 @@ def test_bad_input(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
     with pytest.raises(BadInput, match="code of its own"):
         pretrained(tmp_path)
+    for kind, found in (("lama", "'lama'.*nearest: 'llama'"), ("t5", "architecture 't5'"), ("", "no model_type")):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+        with pytest.raises(BadInput, match=f"config.json: found .*{found}"):
+            pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BadInput, match="no JSON"):
         pretrained(tmp_path)

@@ -103,9 +103,10 @@ def test_what_was_answered_before_a_failure_is_kept(server, tmp_path):
     server.faults = ["", "", "400"]
     with pytest.raises(BadInput):
         one.complete(["a", "b", "c", "d"], SAMPLING)
-    asked = len(server.asked)
     one.complete(["a", "b", "c", "d"], SAMPLING)
-    assert len(server.asked) - asked == 2
+    asked = [body["prompt"] for body in server.asked]
+    # Whether d was on its way when c failed is a matter of time.
+    assert [asked.count(name) for name in "abcd"] == [1, 1, 2, 1]
 
 
 def test_a_damaged_answer_on_disk_is_asked_again(server, tmp_path):

@@ -34,7 +34,7 @@ def test_a_conversation_marks_every_turn_of_the_model():
         ([("1", "2"), ("1", "")], "row 1: found an empty completion, expected at least one token"),
         ([("", "2")], "row 0: found an empty prompt"),
         ([("1", "2"), ("1234", "56789")], "row 1: found 9 tokens, expected at most 8, the context of 7"),
-        ([("1", "2", "3")], r"row 0: found a tuple, expected a pair"),
+        ([("1", "2", "3")], r"row 0: found \('1', '2', '3'\), expected a pair"),
         ([(np.ones(2), "2")], "row 0: found float64 of shape"),
         ([], "row: found no rows"),
     ],

@@ -76,7 +76,7 @@ def test_bad_input():
         Supervised("cross entropy")
     with pytest.raises(BadInput, match=r"found shape \(\), expected one loss a sample, \(1,\)"):
         Supervised(lambda out, y: out.sum())(Given(), batch_of([[1.0]], [0]))
-    with pytest.raises(BadInput, match=r"data\.y: found shape \(2, 3\), expected the model's"):
+    with pytest.raises(BadInput, match=r"data\.y: found float32 numbers of shape \(2, 3\), expected the model's \(2,\)$"):
         Supervised("mse")(Given(), batch_of([[1.0], [2.0]], [[0.0] * 3] * 2))
     with pytest.raises(BadInput, match="Accuracy.*: found x of 3 rows, y of 2 rows"):
         Accuracy(torch.zeros(3, 2), torch.zeros(2))
@@ -84,6 +84,10 @@ def test_bad_input():
         Supervised(label_smoothing=1.5)
     with pytest.raises(BadInput, match="found class 5, expected classes from 0 to 1"):
         Supervised()(Given(), batch_of([[1.0, 0.0]], [5]))
+    with pytest.raises(BadInput, match=r"found float32 numbers of shape \(2,\), expected the model's \(2, 2\); if they are classes,"):
+        Supervised("mse")(Given(), batch_of([[1.0, 0.0]] * 2, [0.0, 1.0]))
+    with pytest.raises(BadInput, match=r"data\.y: found class 1, expected two outputs or more .* or real numbers \(`y.float\(\)`\)"):
+        Supervised()(Given(), batch_of([[1.0], [2.0]], [0, 1]))
     with pytest.raises(BadInput, match="classes as whole numbers"):
         Supervised()(Given(), batch_of([[1.0, 0.0]], [5.0]))
     with pytest.raises(BadInput, match="data: found samples of x, expected x and y"):

@@ -113,6 +113,15 @@ def test_unknown_paper_proposes_the_nearest() -> None:
         catalogue.card("zzzz")
 
 
+def test_what_can_be_run_is_proposed_first_to_who_wants_to_run() -> None:
+    ready, planned = ([c.slug for c in catalogue.cards() if c.state == state] for state in ("ready", "planned"))
+    with pytest.raises(BadInput, match=f"did you mean '{planned[0]}' .planned..$"):
+        catalogue.card(planned[0][:-1], to_run=True)
+    with pytest.raises(BadInput, match=f"^paper: found 'zzzz', expected one of {', '.join(ready[:3])}") as unknown:
+        catalogue.load_study("zzzz")
+    assert not any(slug in str(unknown.value) for slug in planned)
+
+
 def test_planned_paper_says_so() -> None:
     planned = next(c for c in own() if not c.ready)
     assert not catalogue.ready(planned.slug)
@@ -204,14 +213,24 @@ def test_two_files_of_one_name_stay_apart(tmp_path: Path) -> None:
     assert [catalogue.load_study(str(tmp_path / x / "method.py")).slug for x in "ab"] == ["a", "b"]
 
 
+IMPORTABLE = "a module that can be imported"
+JSON = "enclosed in double quotes: line 1 column 2 (char 1)), expected " + IMPORTABLE
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "method.py: found no such file, expected a Python file that defines STUDY"),
         ("x = 1\n", "method.py: found no STUDY, expected STUDY, an etude.evidence.study.Study"),
-        ("STUDY = 3\n", "method.py: found a STUDY that is a int, expected STUDY, an etude.evidence.study.Study"),
+        ("STUDY = 3\n", "method.py: found a STUDY that is 3, expected STUDY, an etude.evidence.study.Study"),
         ("def f(:\n", "method.py:1: found no valid Python (invalid syntax), expected a Python file that defines STUDY"),
-        ("1 / 0\n", "method.py: found an error on import (ZeroDivisionError: division by zero), expected a module that can be imported"),
+        ("x = 1\n1 / 0\n", "method.py:2: found an error on import (ZeroDivisionError: division by zero), expected " + IMPORTABLE),
+        ("import json\njson.loads('{')\n", "method.py:2: found an error on import (JSONDecodeError: Expecting property name " + JSON),
+        (
+            "import no_such\n",
+            "method.py:1: found an error on import (ModuleNotFoundError: No module named 'no_such'), expected " + IMPORTABLE,
+        ),
+        ("exit(3)\n", "method.py:1: found an error on import (SystemExit: 3), expected " + IMPORTABLE),
         ("CARD = dict(slug='a')\n", "method.py:1: found a computed CARD, expected a dict of plain strings, numbers and lists"),
         ("CARD = {'slug': 'a', 'titel': 'A'}\n", "method.py, key: found 'titel', expected a known name; did you mean 'title'?"),
     ],
@@ -223,6 +242,31 @@ def test_bad_files_are_refused(text: str | None, message: str, tmp_path: Path) -
     with pytest.raises(BadInput) as error:
         catalogue.load_study(str(path))
     assert str(error.value).removeprefix(f"{tmp_path}/") == message
+
+
+@pytest.mark.parametrize(("text", "line"), [("def f():\n    return 1 / 0\nf()\n", 2), ("\n\ndef f(:\n", 3)])
+def test_an_error_in_a_file_beside_the_users_is_named_there(text: str, line: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "helper_of_test.py").write_text(text)
+    (tmp_path / "method.py").write_text("import helper_of_test\n")
+    with pytest.raises(BadInput, match=rf"/helper_of_test.py:{line}: found an error on import \("):
+        catalogue.load_study(str(tmp_path / "method.py"))
+
+
+def test_a_recipe_of_the_same_name_is_no_card_and_no_file_is_named_but_the_one_given(tmp_path: Path) -> None:
+    (tmp_path / "method.toml").write_text("schema = 1\n")
+    for name, message in (
+        ("method.txt", "method.txt: found a file that does not end in .py, expected a Python file that defines STUDY"),
+        ("method.toml", "method.toml: found a file that does not end in .py"),
+        ("method.py", "method.py: found no STUDY"),
+    ):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_text("x = 1\n")
+        with pytest.raises(BadInput, match=f"/{message}"):
+            catalogue.load_study(str(tmp_path / name))
+    (tmp_path / "method.toml").write_text("titel = 'A'\n")
+    with pytest.raises(BadInput, match="/method.toml, key: found 'titel'"):
+        catalogue.card(str(tmp_path / "method.py"))
 
 
 def test_file_that_is_not_utf8(tmp_path: Path) -> None:

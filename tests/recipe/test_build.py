@@ -226,3 +226,10 @@ def test_an_architecture_of_a_paper(folder):
 def test_what_does_not_go_together(folder, tables, message):
     with pytest.raises(BadInput, match=message):
         built(**tables)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("adamw", "175"), ("muon", "131"), ("sgd", "87.3")])
+def test_a_model_for_which_there_is_no_memory_is_refused_with_what_it_would_take(folder, kind, least):
+    # One block of width d = 1e6: 4 d**2 in attention, 3 d x 8/3 d in the rest, so 12e12 parameters of 16, 12 or 8 bytes.
+    with pytest.raises(BadInput, match=rf"^model: found 12,000,\d+,\d+,000 parameters, which take at least {least} TiB to train, "):
+        built(data=TEXT, model=SIZES | {"width": 1_000_000}, optimizer={"kind": kind})

@@ -1,9 +1,11 @@
+import json
 import tomllib
 
 import pytest
 
 from etude.errors import BadInput
 from etude.recipe.config import dump, load, parse
+from etude.recipe.overrides import replaced
 
 GOOD = """
 schema = 1
@@ -54,7 +56,7 @@ def test_a_recipe_goes_to_toml_and_back(tmp_path):
         ("run.folder=' '", "command line, run.folder: found ' ', expected a text that is not empty"),
         ("data.text=''", "command line, data.text: found '', expected a text that is not empty"),
         ("methods.0.use=''", "command line, methods.0.use: found '', expected a text that is not empty"),
-        ("data.tokenizer=bype", "expected 'byte', 'character' or 'bpe'; did you mean 'bpe'?"),
+        ("data.tokenizer=bype", "expected 'byte', 'character', 'bpe' or 'model'; did you mean 'bpe'?"),
         ("optimizer.kind=adm", "expected adamw, sgd or muon; did you mean 'adamw'?"),
         ("model.width=true", "command line, model.width: found True, expected a whole number"),
         ("model.width=8.5", "command line, model.width: found 8.5, expected a whole number"),
@@ -85,7 +87,7 @@ def test_a_recipe_goes_to_toml_and_back(tmp_path):
         ("data.domains.a.txt=x", "command line, data.domains.a.txt: found an unknown key, expected a known one; did you mean 'text'?"),
         ("data={domains={a={}}}", "command line, data.domains.a: found nothing, expected one of text, corpus and tokens"),
         ("data={domains={a={text='x', tokens='y'}}}", "command line, data.domains.a: found text and tokens"),
-        ("data={}", "command line, data: found neither text, corpus, tokens, domains, images nor table"),
+        ("data={}", "command line, data: found neither text, corpus, tokens, domains, rows, images nor table"),
         ("data={tokens='t', tokenizer='bpe'}", "command line, data.tokenizer: found 'bpe' beside tokens"),
         ("data={tokens='t', separator='x'}", "command line, data.separator: found it without a text file"),
         ("data={images='cats'}", "command line, data.images: found 'cats', expected 'digits' or 'mnist1d'"),
@@ -215,6 +217,23 @@ def test_other_alternatives(tmp_path):
     several = load(path, ["optimizers.a.kind=sgd"])
     assert several.optimizers["a"].kind == "sgd"
     assert load(written(tmp_path, dump(several)), ["optimizer.lr=0.1"]).optimizers is None
+
+
+def test_what_a_change_takes_the_place_of_is_told(tmp_path):
+    document = {
+        "budget": {"steps": 5}, "optimizer": {"kind": "adamw", "lr": 0.1, "betas": [0.9, 0.95]}, "data": {"text": "a.txt"},
+        "methods": [{"use": "stacking", "at": 0.2}],
+    }  # fmt: skip
+    before = json.dumps(document)
+    assert replaced(document, ("budget.steps=9", "optimizer.lr=0.2", "run.seed=3", "methods.0.use=stacking:Grow")) == []
+    changes = ("budget.tokens=1000", "run.seed=1", "optimizer.kind=sgd", "data.corpus=sample", "methods.0.use=gradient-noise")
+    assert replaced(document, changes) == [
+        "budget.tokens=1000 in place of budget.steps = 5",
+        "optimizer.kind=sgd in place of optimizer.betas = [0.9, 0.95]",
+        "data.corpus=sample in place of data.text = 'a.txt'",
+        "methods.0.use=gradient-noise in place of methods.0.use = 'stacking', methods.0.at = 0.2",
+    ]
+    assert json.dumps(document) == before
 
 
 def test_alternatives_that_are_both_on_the_command_line_are_refused(tmp_path):

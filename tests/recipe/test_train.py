@@ -10,6 +10,7 @@ from etude.data.tokenizers import load as load_tokenizer
 from etude.engine import checkpoint
 from etude.engine.protocols import Method
 from etude.errors import BadInput
+from etude.learn.supervised import Supervised
 from etude.recipe.build import build, method_of
 from etude.recipe.config import load
 from etude.recipe.tables import MethodTable
@@ -119,6 +120,22 @@ def test_python_use_on_any_module_and_data(tmp_path):
         etude.train(model, (x, y), budget=etude.Budget(steps=1), epochs=1)
     with pytest.raises(BadInput, match=r"etude.train, data: found \[1, 2, 3\], expected"):
         etude.train(model, [1, 2, 3])
+
+
+def test_nan_in_the_data_is_refused_where_the_loss_is_ours(tmp_path):
+    x, y = torch.randn(20, 4), torch.arange(20) % 2
+    x[3, 1] = torch.nan
+    with pytest.raises(BadInput, match="^etude.train, data.x: found NaN or infinity in row 3 "):
+        etude.train(torch.nn.Linear(4, 2), (x, y), quiet=True)
+    imputing = torch.nn.Sequential(Imputed(), torch.nn.Linear(4, 2))
+    assert etude.train(imputing, (x, y), objective=Supervised(), epochs=1, quiet=True).steps == 1
+
+
+class Imputed(torch.nn.Module):
+    """For the tests: a missing value is zero."""
+
+    def forward(self, x):
+        return x.nan_to_num()
 
 
 def test_the_readme_snippet_runs():

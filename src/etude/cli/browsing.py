@@ -14,6 +14,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout 
 """The --json option of every door that has results."""
 
 
+WIDE = 120
+"""Columns from which on the list is a table; what came out would be wrapped there to a few words a line in fewer."""
+
+
 def add(app: typer.Typer) -> None:
     for name, door in (("list", list_papers), ("search", search), ("show", show), ("cite", cite)):
         app.command(name, rich_help_panel="Catalogue")(door)
@@ -26,6 +30,7 @@ def list_papers(
 ) -> None:
     """What runs here, and what came out."""
     from rich.markup import escape
+    from rich.padding import Padding
 
     from etude.cli.standing import standing
     from etude.evidence.tables import Grid
@@ -43,6 +48,7 @@ def list_papers(
         return
     shown = [c for c in found if planned or c.state != "planned"]
     if shown:
+        wide = console().width >= WIDE
         grid = Grid(">#", "|paper", "|family", "what came out", key=1)
         for c in shown:
             result = results.get(c.slug)
@@ -51,8 +57,15 @@ def list_papers(
             else:
                 said = "[dim]planned[/]" if c.state == "planned" else "[red]out of order:[/] " + escape(c.problem)
             name = f"[bold]{c.slug}[/]" if c.state == "ready" else c.slug
-            grid.add_row(str(c.number or ""), name, c.family if c.origin == "etude" else c.origin, said)
-        console().print(grid)
+            home = c.family if c.origin == "etude" else c.origin
+            if wide:
+                grid.add_row(str(c.number or ""), name, home, said)
+            elif c.state == "planned":
+                console().print(f"{c.number or '':>3}  {name} [dim]({escape(home)}, planned)[/]")
+            else:
+                console().print(f"{c.number or '':>3}  {name} [dim]({escape(home)})[/]", Padding(said, (0, 0, 0, 5)))
+        if wide:
+            console().print(grid)
     rest = sum(c.state == "planned" for c in found)
     if rest and not planned:
         console().print(f"{rest} more planned: etude list --planned")

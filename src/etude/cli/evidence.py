@@ -38,10 +38,16 @@ def evidence(
 ) -> None:
     """What is on record, and whether it is still true; exit code 1 if it is not.
 
-    --check names a state: current; older (floors changed, still valid); stale (code, settings or data changed); unproven (git does not
-    show the registration before the record); broken (what it says does not follow from the raw values; where a rule of judging has
-    changed since, --rejudge writes it anew); unrecorded; unregistered.
-    --verify asks for equal bits on the record's instruction set and libraries, elsewhere for a beginning within 1e-4.
+    --check names a state:
+    current; older (code that all papers share has changed, still valid);
+    stale (the paper's own code, settings or data changed);
+    unproven (git does not show the registration before the record);
+    broken (what it says does not follow from the raw values; where a rule of
+    judging has changed since, --rejudge writes it anew);
+    unrecorded; unregistered.
+
+    --verify asks for equal bits on the record's instruction set and
+    libraries, elsewhere for a beginning within 1e-4.
     """
     if into is not None:
         from etude.evidence import places, report

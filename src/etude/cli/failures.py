@@ -14,6 +14,10 @@ from etude.errors import BadInput, one_of
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
+_WORDS = {"a valid integer": "a whole number", "a valid float": "a number"}
+"""The parser's words in etude's."""
+
+
 def exit_code(error: BaseException, *, given: Sequence[str] = (), debug: bool = False) -> int:
     """Prints the error and returns the exit code: 2 bad input, 130 interrupted, 1 anything else.
 
@@ -94,7 +98,8 @@ def _usage(error: BaseException, given: Sequence[str]) -> BadInput | None:
         found, _, expected = wrong[1].partition(" is not ")
         if should := re.match(r"Input should be ([^,]*)", wrong[1]):
             found, expected = next((f"'{v}'" for v in _after(named, given)), "something else"), should[1]
-        return BadInput(f"{where} {named}", found, expected or help_says)
+            expected = expected.replace("greater than or equal to", "a whole number >=")
+        return BadInput(f"{where} {named}", found, _WORDS.get(expected, expected) or help_says)
     return BadInput(where, message.rstrip("."), help_says)
 
 

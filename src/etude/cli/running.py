@@ -33,7 +33,9 @@ def demo(
 
 def run(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, or a file of yours that defines STUDY.")],
-    scale: Annotated[str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: two minutes; cpu: the evidence.")] = "quick",
+    scale: Annotated[
+        str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
+    ] = "quick",
     seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")] = "",
     arms: Annotated[str, typer.Option("--arms", metavar="A,B", help="Only these arms.")] = "",
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
@@ -78,7 +80,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last good checkpoint.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model as a recipe says."""
+    """Train a model as a recipe says.
+
+    Exit code 0: done. 1: failed, as by a loss that became NaN or infinite.
+    2: bad input. 130: stopped by Ctrl-C, with a checkpoint to --resume from.
+    """
     wrong = next((c for c in changes or [] if "=" not in c), None)
     if wrong is not None:
         raise BadInput("etude train", f"'{wrong}'", "changes of the form key=value")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from etude.engine.arguments import shown
 from etude.errors import BadInput
 
 
@@ -137,5 +138,5 @@ def _json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(str(path), "no JSON", "the record of a run") from error
     if not isinstance(value, dict):
-        raise BadInput(str(path), f"a {type(value).__name__}", "the record of a run")
+        raise BadInput(str(path), shown(value), "the record of a run")
     return value

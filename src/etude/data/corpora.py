@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from etude.data.tokens import TokenCorpus, TokenWriter
 from etude.engine.arguments import typed
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, one_of
+
+if TYPE_CHECKING:
+    from etude.data.tokenizers import Tokenizer
 
 BLOCKS = 20
 """A text is cut into 5 x 20 equal blocks; of each 20, one is for steering, one for validation, one for test, 17 for training."""
@@ -87,7 +90,7 @@ def corpus(name: str, split: str = "train", tokenizer: str = "byte") -> Corpus:
     """
     if split not in SPLITS:
         raise one_of("split", split, SPLITS)
-    return _bytes(name, split) if tokenizer == "byte" else _encoded(name, split, tokenizer)
+    return _bytes(name, split) if tokenizer == "byte" else encoded_corpus(name, split, corpus_tokenizer(name, tokenizer), tokenizer)
 
 
 @cache
@@ -144,7 +147,7 @@ def _thinned(tokens: np.ndarray, length: int, chunk: int = 4096) -> np.ndarray:
 
 
 @cache
-def corpus_tokenizer(name: str, tokenizer: str) -> Any:
+def corpus_tokenizer(name: str, tokenizer: str) -> Tokenizer:
     """The tokenizer of a corpus: "byte", "character" (its characters in all splits) or "bpe:N" (trained on its train split)."""
     from etude.data import tokenizers
 
@@ -163,13 +166,14 @@ def corpus_tokenizer(name: str, tokenizer: str) -> Any:
 
 
 @cache
-def _encoded(name: str, split: str, tokenizer: str) -> Corpus:
-    plain, encoder = _bytes(name, split), corpus_tokenizer(name, tokenizer)
+def encoded_corpus(name: str, split: str, encoder: Tokenizer, called: str) -> Corpus:
+    """As `corpus`, by any tokenizer; `called`: its name in the result."""
+    plain = _bytes(name, split)
     digest = hashlib.sha256(f"{data_hash(name)} {split} {encoder.to_json()}".encode()).hexdigest()[:12]
     folder = cache_folder() / "tokens" / f"{name}-{split}-{digest}"
     if not folder.exists():
         try:
-            with TokenWriter(folder, vocab=encoder.vocab, tokenizer=tokenizer, domain_names=plain.domain_names) as writer:
+            with TokenWriter(folder, vocab=encoder.vocab, tokenizer=called, domain_names=plain.domain_names) as writer:
                 names = plain.domain_names or ("",)
                 for document, domain in zip(plain.documents(), _domains(plain), strict=True):
                     writer.add(encoder.encode(document.tobytes().decode("utf-8", errors="replace")), names[domain])
@@ -182,7 +186,7 @@ def _encoded(name: str, split: str, tokenizer: str) -> Corpus:
         split,
         stored.tokens,
         encoder.vocab,
-        tokenizer,
+        called,
         None if plain.offsets is None else stored.offsets,
         None if plain.offsets is None else stored.document_domains,
         plain.domain_names,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,45 +92,36 @@ class WeightedDraw(SamplerBase):
         return draw_without_replacement(self.weights, max(1, int(self.share * len(source))), rng)
 
 
-class OnlineMixture(SamplerBase):
-    """Draws domains in proportions that follow their losses: every `update_every` samples, p = weigh(mean loss of each domain).
+REMEMBERED = 16
+"""Stretches whose samples feedback may still be about: a round that redraws rejected groups uses up several."""
 
-    weigh: [K] mean losses (NaN where a domain was not seen since the start) -> [K] weights; before any feedback they are
-    `initial`, equal by default. A stage is one such stretch, so let it be a multiple of the batch size. Within a domain
-    samples come in seeded orders without repetition until all have been seen. smoothing: of the running means, 0 keeps only
-    the last. history: the proportions of every stretch so far.
+
+class Mixture(SamplerBase):
+    """Draws each sample's domain by weights, then a sample of it; every stretch of `update_every` samples has weights of its own.
+
+    A subclass gives them (`weights`). A stage is one such stretch, so let it be a multiple of the batch size. Within a domain
+    samples come in seeded orders without repetition until all have been seen; with `replacement`, evenly and independently.
+    history: the proportions of every stretch so far.
     """
 
-    @typed("sampler.")
-    def __init__(
-        self,
-        weigh: Callable[[np.ndarray], np.ndarray],
-        update_every: int = 512,
-        smoothing: float = 0.5,
-        initial: Any = None,
-    ) -> None:
+    def __init__(self, update_every: int = 512, replacement: bool = False) -> None:
         if update_every < 1:
             raise BadInput("sampler.update_every", repr(update_every), "a whole number >= 1")
-        if not 0 <= smoothing < 1:
-            raise BadInput("sampler.smoothing", repr(smoothing), "a number from 0, below 1")
-        self.weigh, self.update_every, self.smoothing = weigh, update_every, smoothing
-        self.initial = None if initial is None else check_weights(initial)
-        self.losses: np.ndarray | None = None
+        self.update_every, self.replacement = update_every, replacement
         self.used: np.ndarray | None = None
         self.key: int | None = None  # of the orders within domains: drawn once, from the first stage's random numbers
         self.history: list[list[float]] = []
-        self.shown = np.empty((0, 2), dtype=np.int64)  # the stretch's samples, sorted, and their domains: what feedback is about
+        self.shown = np.empty((0, 2), dtype=np.int64)  # samples of the last stretches and their domains: what feedback is about
+
+    def weights(self, names: Sequence[str]) -> np.ndarray:
+        """Weights [K] >= 0 of the next stretch, one for each of the domains."""
+        raise NotImplementedError
 
     def plan(self, stage: int, source: Source, rng: np.random.Generator) -> np.ndarray:
         if not isinstance(source, Labelled):
             raise BadInput("data", "samples without domains", "a source that labels its samples with domains")
         num = len(source.domain_names)
-        if self.losses is None:
-            self.losses = np.full(num, np.nan)
-        if np.isnan(self.losses).all():
-            weights = np.ones(num) if self.initial is None else self.initial
-        else:
-            weights = check_weights(self.weigh(self.losses.copy()))
+        weights = self.weights(source.domain_names)
         if weights.shape != (num,):
             raise BadInput("sampler.weigh", f"weights of shape {weights.shape}", f"one for each of {num} domains")
         shares = weights / weights.sum()
@@ -144,6 +135,9 @@ class OnlineMixture(SamplerBase):
             members, rows = np.flatnonzero(source.domains == k), np.flatnonzero(domains == k)
             if len(rows) and not len(members):
                 raise BadInput("sampler.weigh", f"a weight for '{source.domain_names[k]}'", "none, as it has no samples")
+            if self.replacement:
+                ids[rows] = members[rng.integers(len(members), size=len(rows))] if len(rows) else []
+                continue
             # Position in an endless run of permutations: the same member never comes twice before all have come once.
             place = used[k] + np.arange(len(rows))
             for turn in np.unique(place // len(members)):
@@ -152,35 +146,83 @@ class OnlineMixture(SamplerBase):
                 ids[rows[here]] = order[place[here] % len(members)]
             used[k] += len(rows)
         self.used = used
-        shown = np.unique(ids)
-        self.shown = np.stack([shown, source.domains[shown]], axis=1)
+        self.shown = np.concatenate([self.shown, np.stack([ids, source.domains[ids]], axis=1)])[-REMEMBERED * self.update_every :]
         return ids
+
+    def domains_of(self, ids: np.ndarray) -> np.ndarray:
+        """Domains [n] of samples of the last stretches. Raises BadInput for another sample."""
+        known, first = np.unique(self.shown[:, 0], return_index=True)
+        place = np.searchsorted(known, ids).clip(max=max(len(known) - 1, 0))
+        if not len(known) or (known[place] != ids).any():
+            raise BadInput("feedback", "a sample that was not drawn lately", f"one of the last {REMEMBERED} stretches")
+        return self.shown[first[place], 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        # Copies: a state taken now must not follow what happens next.
+        return {name: copied(getattr(self, name)) for name in ("used", "key", "history", "shown")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("used", "key", "history", "shown"):
+            setattr(self, name, copied(state[name]))
+
+
+def copied(value: Any) -> Any:
+    """An array or a list of its own; anything else as it is."""
+    return value.copy() if isinstance(value, (np.ndarray, list)) else value
+
+
+class OnlineMixture(Mixture):
+    """Proportions that follow the domains' losses: every `update_every` samples, p = weigh(mean loss of each domain).
+
+    weigh: [K] mean losses (NaN where a domain was not seen since the start) -> [K] weights; before any feedback they are
+    `initial`, equal by default. smoothing: of the running means, 0 keeps only the last.
+    """
+
+    @typed("sampler.")
+    def __init__(
+        self,
+        weigh: Callable[[np.ndarray], np.ndarray],
+        update_every: int = 512,
+        smoothing: float = 0.5,
+        initial: Any = None,
+        replacement: bool = False,
+    ) -> None:
+        super().__init__(update_every, replacement)
+        if not 0 <= smoothing < 1:
+            raise BadInput("sampler.smoothing", repr(smoothing), "a number from 0, below 1")
+        self.weigh, self.smoothing = weigh, smoothing
+        self.initial = None if initial is None else check_weights(initial)
+        self.losses: np.ndarray | None = None
+
+    def weights(self, names: Sequence[str]) -> np.ndarray:
+        if self.losses is None:
+            self.losses = np.full(len(names), np.nan)
+        if np.isnan(self.losses).all():
+            return np.ones(len(names)) if self.initial is None else self.initial
+        return check_weights(self.weigh(self.losses.copy()))
 
     def observe(self, feedback: Feedback) -> None:
         if self.losses is None:
             return
-        domains = self.shown[np.searchsorted(self.shown[:, 0], feedback.ids), 1]
+        domains = self.domains_of(feedback.ids)
         for k in np.unique(domains):
             mean = float(feedback.losses[domains == k].mean())
             self.losses[k] = mean if np.isnan(self.losses[k]) else self.smoothing * self.losses[k] + (1 - self.smoothing) * mean
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"losses": self.losses, "used": self.used, "key": self.key, "history": self.history, "shown": self.shown}
-        # Copies: a state taken now must not follow what happens next.
-        return {name: value.copy() if isinstance(value, (np.ndarray, list)) else value for name, value in state.items()}
+        return {"losses": copied(self.losses), **super().state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        state = {name: value.copy() if isinstance(value, (np.ndarray, list)) else value for name, value in state.items()}
-        self.losses, self.used, self.key, self.history = state["losses"], state["used"], state["key"], state["history"]
-        self.shown = state["shown"]
+        super().load_state_dict(state)
+        self.losses = copied(state["losses"])
 
 
 class FixedMixture(OnlineMixture):
-    """Domains in fixed proportions, `update_every` samples a stage; within a domain as `OnlineMixture`. weights: [K]."""
+    """Domains in fixed proportions, `update_every` samples a stage; within a domain as `Mixture`. weights: [K]."""
 
     @typed("sampler.")
-    def __init__(self, weights: Any, update_every: int = 512) -> None:
-        super().__init__(lambda losses: np.asarray(weights), update_every, initial=weights)
+    def __init__(self, weights: Any, update_every: int = 512, replacement: bool = False) -> None:
+        super().__init__(lambda losses: np.asarray(weights), update_every, initial=weights, replacement=replacement)
 
 
 def by_loss(losses: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etude.engine.arguments import check, shown
-from etude.errors import BadInput
+from etude.errors import BadInput, numbered
 
 
 class TensorSource:
@@ -39,6 +39,17 @@ class TensorSource:
     def get(self, ids: np.ndarray) -> dict[str, Tensor]:
         rows = torch.from_numpy(np.ascontiguousarray(ids))
         return {name: values[rows] for name, values in self.data.items()}
+
+    def require_finite(self, names: Sequence[str]) -> None:
+        """Raises BadInput, naming the rows, where one of the named tensors holds NaN or infinity."""
+        for name in names:
+            values = self.data.get(name)
+            if values is None or not values.is_floating_point() or not values.numel():
+                continue
+            at_once = max(1, 2**22 * len(values) // values.numel())  # rows: no second copy of large data
+            bad = torch.cat([(~torch.isfinite(part)).reshape(len(part), -1).any(1) for part in values.split(at_once)])
+            if rows := bad.nonzero().flatten().tolist():
+                raise BadInput(f"data.{name}", f"NaN or infinity in {numbered('row', rows)} (from 0)", "finite numbers")
 
 
 class WindowSource:

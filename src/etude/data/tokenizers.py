@@ -113,13 +113,20 @@ class BytePairs:
         return cls(inner)
 
     def encode(self, text: str) -> np.ndarray:
-        return np.array(self.inner.encode(text).ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
+        return np.array(self.inner.encode(text, add_special_tokens=False).ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
 
     def decode(self, ids: np.ndarray) -> str:
         return self.inner.decode([int(i) for i in ids])
 
     def to_json(self) -> str:
         return json.dumps({"kind": "bpe", "inner": json.loads(self.inner.to_str())})
+
+
+def byte_characters() -> list[str]:
+    """[256] the character that stands for each byte in byte-level vocabularies: itself where it can be printed, else one from 256 on."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printed]
+    return [chr(256 + others.index(b)) if b in others else chr(b) for b in range(256)]
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:

@@ -1,8 +1,12 @@
-"""Which device a run is computed on."""
+"""Which device a run is computed on, and models put into evaluation mode for a while."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 
 from etude.errors import BadInput, choice
 
@@ -27,6 +31,23 @@ def pick_device(device: str) -> torch.device:
         numbers = f"{kind} or {kind}:0" + (f" to {kind}:{count - 1}" if count > 1 else "")
         raise BadInput("device", f"'{device}', which this machine does not have", numbers) from error
     return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter lies; the CPU for one without any."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode within a block, which is given the model's device; each submodule's own mode comes back, whatever happens."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield device_of(model)
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _is_here(kind: str) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from etude.engine.arguments import check_fields
 from etude.engine.protocols import CHANGE, SLOTS, Method
 from etude.errors import BadInput, one_of
 
@@ -26,7 +28,11 @@ class Hooks:
         names = [m.name for m in methods]
         for name in names:
             if names.count(name) > 1:
-                raise BadInput("methods", f"{name} twice", "each method once")
+                places = [f"methods[{i}]" for i, other in enumerate(names) if other == name]
+                raise BadInput("methods", f"the same method, {name}, as {' and '.join(places)}", "each method once in a run")
+        for method in methods:
+            if is_dataclass(method):  # its generated constructor is not among those that are held against their hints
+                check_fields(method)
         owner: dict[str, str] = {}
         for method in methods:
             for slot in method.slots:
@@ -63,21 +69,22 @@ class Hooks:
 
     def call(self, event: str, *arguments: Any) -> None:
         for hook in self.lists[event]:
-            try:
-                hook(*arguments)
-            except BadInput as error:
-                raise owned(error, [getattr(hook, "__self__", None)]) from error
+            _called(hook, *arguments)
 
     def change(self, event: str, run: Run, value: Any, *before: Any) -> Any:
         """Passes `value` through every hook; what one returns replaces it."""
         for hook in self.lists[event]:
-            try:
-                result = hook(run, *before, value)
-            except BadInput as error:
-                raise owned(error, [getattr(hook, "__self__", None)]) from error
+            result = _called(hook, run, *before, value)
             if result is not None:
                 value = result
         return value
+
+
+def _called(hook: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return hook(*arguments)
+    except BadInput as error:
+        raise owned(error, [getattr(hook, "__self__", None)]) from error
 
 
 def owned(error: BadInput, methods: Sequence[Any]) -> BadInput:

@@ -15,11 +15,17 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class NonFinite(ArithmeticError):
-    """NaN or Inf stopped the run before the weights were touched. `step`: updates done; `tensor`: the first bad one."""
+    """NaN or Inf stopped the run before the weights were touched. `step`: updates done; `tensor`: the first bad one.
 
-    def __init__(self, step: int, tensor: str) -> None:
-        self.step, self.tensor = step, tensor
-        super().__init__(f"step {step + 1}: {tensor} is not finite; weights are as after step {step}")
+    cause: what in the batch was NaN or infinite, such as "x of sample 3"; empty where the data was in order.
+    """
+
+    def __init__(self, step: int, tensor: str, cause: str = "") -> None:
+        self.step, self.tensor, self.cause = step, tensor, cause
+        found = f"NaN or infinity in {cause} and so in {tensor}" if cause else f"NaN or infinity in {tensor}"
+        tries = f"{'a lower learning rate may help, or ' * (step > 0)}look at the data"
+        wanted = "data of finite numbers" if cause else f"finite numbers: {tries}"
+        super().__init__(f"step {step + 1}: found {found}, expected {wanted}; weights are as after step {step}")
 
 
 class DataEnded(RuntimeError):

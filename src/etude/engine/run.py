@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.engine.arguments import check, shown
+from etude.engine.device import evaluating
 from etude.engine.flops import FlopCounter
 from etude.engine.hooks import Hooks
 from etude.engine.ledger import Budget, Ledger
@@ -132,10 +133,12 @@ class Run:
         self._check_mapping(f"{method.name}: mapping", old, model, mapping)
         if moments not in ("reset", "carry"):
             raise BadInput(f"{method.name}: moments", f"'{moments}'", "'reset' or 'carry'")
-        states = {n: o.state[p] for o in self.optimizers.values() for n, p in old.items() if p in o.state} if moments == "carry" else {}
+        # Each optimizer's own: several may hold a state of one parameter.
+        kept = {key: {n: o.state[p] for n, p in old.items() if p in o.state} for key, o in self.optimizers.items() if moments == "carry"}
         self.model = model.to(self.device).train()
         self._refresh()
-        for optimizer in self.optimizers.values():
+        for key, optimizer in self.optimizers.items():
+            states = kept.get(key, {})
             for name, parameter in self._named.items():
                 origin = mapping[name]
                 owned = any(parameter is p for g in optimizer.param_groups for p in g["params"])
@@ -287,14 +290,8 @@ class Run:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Evaluation mode, no gradients, random streams of its own; everything as before afterwards."""
-        modes = {m: m.training for m in self.model.modules()}
-        self.model.eval()
-        try:
-            with torch.no_grad(), global_streams(derive(self.seed, "evaluate", self.step)), self.precision():
-                yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluating(self.model), torch.no_grad(), global_streams(derive(self.seed, "evaluate", self.step)), self.precision():
+            yield
 
     def score(self, ids: np.ndarray | None, batch_size: int) -> np.ndarray:
         """The present model's per-sample loss on `ids` of the stream's source; charged as "prepare"."""

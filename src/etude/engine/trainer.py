@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from etude.engine import checkpoint, identity, saving
+from etude.engine import checkpoint, identity, memory, saving
 from etude.engine.arguments import typed
 from etude.engine.device import pick_device
 from etude.engine.folder import RunFolder, held
@@ -25,7 +25,7 @@ from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Ob
 from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult
 from etude.engine.run import Run
 from etude.engine.schedule import Cosine, Schedule
-from etude.errors import BadInput, choice, one_of
+from etude.errors import BadInput, choice, numbered, one_of
 
 __all__ = ["DataEnded", "Interrupted", "NonFinite", "RunResult", "Trainer"]
 
@@ -116,6 +116,11 @@ class Trainer(Generic[M]):
         self.budget, self.seed, self.count_flops = budget, seed, count_flops or any(q.endswith("flops") for q in budget.weights)
         self._told = self._identity()
         self._parts = identity.digests(self._told)
+        self._stop = False
+
+    def request_stop(self) -> None:
+        """Ends the run after the present update, with a checkpoint; `run` then raises `Interrupted`. From any thread or signal."""
+        self._stop = True
 
     # --- one run --------------------------------------------------------------------------------------------------
     def run(self, resume: bool = False) -> RunResult[M]:
@@ -130,6 +135,11 @@ class Trainer(Generic[M]):
         except BadInput as error:
             # What a method's part refuses during the run is named as the method's user knows it.
             raise owned(error, self.hooks.methods) if error.where[:1].isupper() else error from error
+        except memory.TOO_LARGE as error:
+            bad = memory.at_allocation(error, "memory", self.device, "a smaller batch, context or model")
+            if bad is None:
+                raise
+            raise bad from error
 
     def _run(self, folder: RunFolder | None, resume: bool) -> RunResult[M]:
         log = MetricsLog(self.folder)
@@ -173,7 +183,8 @@ class Trainer(Generic[M]):
                 done = self.budget.limit - self.budget.spent(run.ledger) <= 0.5 * cost
                 if self.progress is not None:
                     self.progress(min(share, 1.0), self._loss)
-                keep = folder is not None and (done or run.stop_requested or _crossed(previous, share, self.checkpoint_every))
+                stop = run.stop_requested or self._stop  # read once: a signal may come between the checkpoint and the end
+                keep = folder is not None and (done or stop or _crossed(previous, share, self.checkpoint_every))
                 if done or keep:
                     self._check_weights(run)
                 if self.steer and not done and _crossed(previous, share, self.steer_every):
@@ -183,7 +194,7 @@ class Trainer(Generic[M]):
                 if folder is not None and keep:
                     checkpoint.save(folder.checkpoints, run.step, saving.state_of(run, self._parts), self.keep_checkpoints)
                     folder.keep()
-                if run.stop_requested and not done:
+                if stop and not done:
                     raise Interrupted(f"stopped after step {run.step} at {share:.0%} of the budget")
             if run.stage is not None:
                 self.hooks.call("stage_end", run, run.stage)
@@ -270,12 +281,13 @@ class Trainer(Generic[M]):
         values = torch.stack([norm, *(output.loss.detach().to(norm.dtype) for _, output in taken)]).tolist()
         if all(math.isfinite(v) for v in values):
             return values[0]
+        cause = _not_finite([batch for batch, _ in taken])
         if not all(math.isfinite(v) for v in values[1:]):
-            raise NonFinite(run.step, "the loss")
+            raise NonFinite(run.step, "the loss", cause)
         for name, parameter in stepped.items():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                raise NonFinite(run.step, f"the gradient of {name}")
-        raise NonFinite(run.step, "the gradients' norm")
+                raise NonFinite(run.step, f"the gradient of {name}", cause)
+        raise NonFinite(run.step, "the gradients' norm", cause)
 
     def _check_weights(self, run: Run) -> None:
         """Before weights are kept or returned: the last update, too, may have made one infinite."""
@@ -334,6 +346,19 @@ class Trainer(Generic[M]):
             "clip": self.clip,
             "accumulate": self.accumulate,
         }
+
+
+def _not_finite(batches: list[Batch]) -> str:
+    """ "x of samples 3 and 7", the first tensor of the batches that holds NaN or infinity; "" where none does."""
+    for name in batches[0].data:
+        samples: list[int] = []
+        for batch in batches:
+            values = batch.data.get(name)
+            if values is not None and values.is_floating_point() and values.numel() and len(values) == len(batch):
+                samples += batch.ids[(~torch.isfinite(values)).reshape(len(batch), -1).any(1).cpu().numpy()].tolist()
+        if samples:
+            return f"{name} of {numbered('sample', samples)}"
+    return ""
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

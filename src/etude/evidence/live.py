@@ -113,8 +113,7 @@ class Lines(Quiet):
         super().__init__(rows)
         self.title, self.metric, self.workers, self.console = title, metric, workers, console
         self.spoke, self.titled = time.monotonic(), False
-        self.began = self.listed = self.spoke
-        self.said_one = False
+        self.began, self.listed = self.spoke, float("-inf")
 
     def __exit__(self, *error: object) -> None:
         if not any(error):
@@ -130,9 +129,9 @@ class Lines(Quiet):
         if row.state in ("done", "diverged"):
             self._title()
             ended, now = sum(r.state not in ("waiting", "running") for r in self.rows), time.monotonic()
-            if row.state == "done" and row.seconds < 2 and self.said_one and now - self.listed < 1 and ended < len(self.rows):
+            if row.state == "done" and row.seconds < 2 and now - self.listed < 1 and ended < len(self.rows):
                 return
-            self.listed, self.said_one = now, True
+            self.listed = now
             left = time_left(self.rows, self.workers)
             more = f", about {clock(left)} left" if left else ""
             self._say(f"[{ended}/{len(self.rows)}] {row.task.name}: {row.state} in {clock(row.seconds)}{more}")

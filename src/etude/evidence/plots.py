@@ -90,6 +90,7 @@ def paint(plot: Plot, record: Mapping[str, Any]) -> Figure | None:
                 notes = _bars(axes, plot, record)
             case "custom" if plot.draw is not None:
                 plot.draw(axes, dict(record))
+                _fill(axes)
                 notes = []
             case "custom":
                 raise BadInput(f"plot '{plot.title}'", "no draw", "draw=function of (axes, record)")
@@ -158,6 +159,18 @@ def _title(plot: Plot, record: Mapping[str, Any]) -> str:
     return plot.title.replace(said[0], f"at unequal {said[1]} (up to {100 * apart:.0f} % apart)")
 
 
+def _fill(axes: Any) -> None:
+    """Makes the figure as high as lets square panels inside the axes fill their cells, so that no blank lies between them."""
+    panels = [panel for panel in axes.child_axes if panel.get_aspect() == 1]
+    if not panels:
+        return
+    whole = axes.get_position(original=True)
+    cells = [panel.get_position(original=True) for panel in panels]
+    shape = float(np.median([cell.width / whole.width / (cell.height / whole.height) for cell in cells]))  # of a square axes
+    head = 0.8  # inches: title, subtitle and what is written below
+    axes.figure.set_figheight(float(np.clip(head + (WIDTH - 2 * MARGIN) * shape, HEIGHT, 2 * HEIGHT)))
+
+
 def _styles(record: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """arm -> (color, dashes), no two alike before all colors have been used three times. Colors that arms ask for are theirs alone."""
     asked = {name: arm.get("color") for name, arm in record["arms"].items()}
@@ -169,15 +182,28 @@ def _styles(record: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     return styles
 
 
+SIZES = re.compile(r"\b(per second|a second|seconds|time|tokens|samples|updates|calls|FLOPs|parameters|bytes|length|perplexity)\b", re.I)
+"""Of a metric's name: what is measured cannot be less than nothing."""
+
+
 def _limits(plot: Plot, name: str, values: Sequence[float]) -> tuple[float, float]:
-    """Between which values a quantity can lie: the plot's own; 0 to 1 where all are there and it is no loss; else anywhere.
+    """Between which values a quantity can lie: the plot's own; 0 to 1 where all are there and it is no loss; from 0 on where it
+    is a size by its name and no value is below; else anywhere.
 
     An interval by Student's t knows no such limits; what lies beyond them is not drawn.
     """
     if plot.limits is not None:
         return plot.limits
-    share = len(values) and min(values) >= 0 and max(values) <= 1 and "loss" not in name
-    return (0.0, 1.0) if share else (-math.inf, math.inf)
+    if not len(values) or min(values) < 0:
+        return -math.inf, math.inf
+    if SIZES.search(name) and not re.search("accuracy|share|rate", name):
+        return 0.0, math.inf
+    return (0.0, 1.0) if max(values) <= 1 and "loss" not in name else (-math.inf, math.inf)
+
+
+def _cut(limits: tuple[float, float]) -> str:
+    """ "cut at 0 and 1" """
+    return "cut at " + " and ".join(f"{limit:g}" for limit in limits if math.isfinite(limit))
 
 
 def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | None:
@@ -188,10 +214,16 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
     if not curves:
         return None
     what, _, over = plot.curve.rpartition(" / ")
-    bottom, top = _limits(plot, what, [v for pairs in curves.values() for _, y in pairs for v in y])
+    bottom, top = limits = _limits(plot, what, [v for pairs in curves.values() for _, y in pairs for v in y])
     styles, ends, spans = _styles(record), [], []
     bands = cut = False
     for i, (name, pairs) in enumerate(curves.items()):
+        if max(x[0] for x, _ in pairs) > min(x[-1] for x, _ in pairs):  # no place that all seeds share has a mean
+            for x, y in pairs:
+                axes.plot(x, y, color=styles[name][0], linewidth=1.1, marker="o" if len(x) == 1 else "", markersize=4)
+                spans.append((np.asarray(x), np.asarray(y), np.asarray(y), np.asarray(y)))
+            ends.append(End(float(x[-1]), float(y[-1]), name, styles[name][0]))
+            continue
         x, mean, low, high = mean_band(pairs)
         cut = cut or bool((low < bottom).any() or (high > top).any())
         low, high = np.clip(low, bottom, top), np.clip(high, bottom, top)
@@ -209,7 +241,7 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
         spans.append((x, mean, np.where(np.isfinite(low), low, mean), np.where(np.isfinite(high), high, mean)))
     axes.set_xscale("log" if plot.log_x else "linear")
     axes.set_yscale("log" if plot.log_y else "linear")
-    notes = ["band: 95 % t interval over seeds" + cut * f", cut at {bottom:g} and {top:g}"] if bands else []
+    notes = ["band: 95 % t interval over seeds" + cut * f", {_cut(limits)}"] if bands else []
     if (over in UNITS or over == "samples") and not plot.log_x and not plot.log_y:
         notes += _frame(axes, spans)
     whole = all(float(v).is_integer() for pairs in curves.values() for x, _ in pairs for v in x)
@@ -277,7 +309,10 @@ def _bars(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | None:
         axes.annotate(f"{mean:.4g}", (mean, row), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8, color=color)
     axes.set_yticks(range(len(arms)), [name for name, _ in arms])
     axes.margins(x=0.1)
+    left, right = axes.get_xlim()
+    if left < limits[0] and not plot.log_y:  # a little room for a point at the limit, none for what cannot be
+        axes.set_xlim(left=max(left, limits[0] - 0.02 * (right - limits[0])))
     axes.set_ylim(len(arms) - 0.4, -0.7)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(_axis(axes.xaxis, plot.metric, max(map(abs, axes.get_xlim())), plot.log_y))
-    return ["mean, 95 % t interval" + cut * f" (cut at {limits[0]:g} and {limits[1]:g})" + ", and each seed below"]
+    return ["mean, 95 % t interval" + cut * f" ({_cut(limits)})" + ", and each seed below"]

@@ -41,9 +41,13 @@ def describe(study: Study) -> dict[str, Any]:
         raise BadInput(study.slug, "no claims", "at least one claim to register")
     for i, claim in enumerate(claims):
         claim["primary"] = i == primary_of(study.claims)
-    failures = {n: fingerprint.plain({**study.failure, **a.failure}) for n, a in study.arms.items() if study.failure or a.failure}
+    failures = {n: fingerprint.plain(told) for n in study.arms if (told := study.failure_of(n))}
     plans = {n: planned.amounts(study, SCALE, n) for n, a in study.arms.items() if SCALE in a.scales and a.planned}
-    arms = {n: {"about": a.about, "reference": a.reference} for n, a in study.arms.items() if SCALE in a.scales}
+    arms = {
+        n: {"about": a.about, "reference": a.reference, "instead": list(a.instead) or None}
+        for n, a in study.arms.items()
+        if SCALE in a.scales
+    }
     budget = {k: v for k, v in settings.items() if any(w in k for w in BUDGET_WORDS)} if isinstance(settings, dict) else {}
     told = {
         "schema": SCHEMA, "slug": study.slug, "size": scale.size, "baseline": study.baseline, "headline": study.headline,
@@ -85,10 +89,7 @@ def load(place: Place, slug: str) -> dict[str, Any] | None:
     path = place.registered(slug)
     if not path.exists():
         return None
-    try:
-        read = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(str(path), f"unreadable content ({error})", "a registration written by etude") from error
+    read = toml.read(path, "a registration written by etude")
     if read.get("schema") != SCHEMA or read.get("slug") != slug or "date" not in read:
         raise BadInput(str(path), f"schema {read.get('schema')} of {read.get('slug')}", f"schema {SCHEMA} of {slug}")
     return read

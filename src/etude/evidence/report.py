@@ -34,6 +34,9 @@ def show(record: Mapping[str, Any], console: Console | None = None, tuned: str =
     n = len(record["seeds"])
     tables.say(console, Text(f"{record['slug']} · {record['size']} · {n} seed{'s' * (n != 1)}", "bold"))
     console.print(arms_table(record))
+    apart = apart_table(record)
+    if apart is not None:
+        console.print(apart)
     matched = matched_table(record)
     if matched is not None:
         console.print(matched)
@@ -46,38 +49,53 @@ def show(record: Mapping[str, Any], console: Console | None = None, tuned: str =
 
 
 def arms_table(record: Mapping[str, Any]) -> Grid:
-    """Per arm: the headline metric with its t interval, the paired effect against the baseline, what it cost, its size."""
+    """Per arm that has it: the headline metric with its t interval, the paired effect against the baseline, what it cost, its size."""
     headline, baseline = record["headline"], record["baseline"]
     better = "↓" if record["lower_is_better"] else "↑"
     numbers = (f"{headline} {better}", f"against {baseline}", "FLOPs", "tokens", "time a run", "parameters")
     table = Grid("|arm", *(f">{name}" for name in numbers), split=True, ruled=False)
     base = record["arms"].get(baseline)
     for name, arm in record["arms"].items():
+        if _instead(arm):
+            continue
         values = _values(arm["metrics"].get(headline, []))
         against = "baseline" if name == baseline else "–"
         if base is not None and name != baseline and headline in arm["metrics"]:
             against = _effect(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), record["lower_is_better"])
             against = against.replace(" [", f"{BREAK}[")
-        marks = " (reference)" * arm["reference"] + f" ({sum(arm['diverged'])} diverged)" * any(arm["diverged"])
         cost = [amount(_total(arm["ledger"], q)) for q in ("flops", "tokens")]
         size = amount(float(np.mean(arm["parameters"]))) if any(arm["parameters"]) else "–"
-        table.add_row(escape(name) + marks, _with_interval(values), escape(against), *cost, clock(float(np.mean(arm["seconds"]))), size)
+        table.add_row(
+            escape(name) + _marks(arm), _with_interval(values), escape(against), *cost, clock(float(np.mean(arm["seconds"]))), size
+        )
     return table
+
+
+def apart_table(record: Mapping[str, Any]) -> Grid | None:
+    """The arms that measure something else than the headline, with that and compared with none; None where there are none."""
+    table = Grid("|arm", "measure", ">mean", ">time a run", ruled=False, title="Apart from these: arms that are measured otherwise")
+    for name, arm in record["arms"].items():
+        for number, metric in enumerate(_instead(arm)):
+            first, seconds = (escape(name) + _marks(arm), clock(float(np.mean(arm["seconds"])))) if not number else ("", "")
+            table.add_row(first, escape(metric), _with_interval(_values(arm["metrics"].get(metric, []))), seconds)
+    return table if table.rows else None
 
 
 def matched_table(record: Mapping[str, Any]) -> Grid | None:
     """The effects at equal FLOPs and at equal wall time, where curves were recorded."""
     if not record["matched"]:
         return None
-    table = Grid("|arm", ">equal", ">at", ">effect", "", split=True, ruled=False, title="At equal cost (smaller total of the two)")
+    table = Grid("|arm", ">equal", ">at", ">effect", split=True, ruled=False, title="At equal cost (smaller total of the two)")
     for quantity, entries in record["matched"].items():
+        equal = "FLOPs" if quantity == "flops" else "wall time"
         for arm, e in entries.items():
             if e["estimate"] is None:
-                table.add_row(escape(arm), "FLOPs" if quantity == "flops" else "wall time", "–", "no estimate", escape(e["reason"]))
+                table.add_row(escape(arm), equal, "–", escape(f"no estimate:{BREAK}{e['reason']}"))
                 continue
             where = f"{amount(e['at'])} FLOPs" if quantity == "flops" else f"{e['at']:.3g} s"
-            mark = f"{e['mid_schedule']} read mid-schedule" if e["mid_schedule"] else ""
-            table.add_row(escape(arm), "FLOPs" if quantity == "flops" else "wall time", where, _matched_effect(record, e), escape(mark))
+            if e["mid_schedule"]:  # whose run goes on behind this point
+                where += f"{BREAK}{'' if e['mid_schedule'] == arm else e['mid_schedule'] + ' '}mid-schedule"
+            table.add_row(escape(arm), equal, escape(where), _matched_effect(record, e))
     return table
 
 
@@ -149,6 +167,14 @@ def recorded(place: Place, slugs: Iterable[str]) -> list[dict[str, Any]]:
         except BadInput:
             continue
     return found
+
+
+def _instead(arm: Mapping[str, Any]) -> Sequence[str]:
+    return arm.get("instead") or ()  # records of old have none
+
+
+def _marks(arm: Mapping[str, Any]) -> str:
+    return " (reference)" * arm["reference"] + f" ({sum(arm['diverged'])} diverged)" * any(arm["diverged"])
 
 
 def _total(ledgers: Sequence[Mapping[str, Mapping[str, float]]], quantity: str) -> float:

@@ -23,12 +23,16 @@ BREAK = "\x1f"
 def stdout() -> Console:
     """The console on stdout. A pipe has no width of its own: wide enough there for what is to be read by a program."""
     console = Console(highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=160, highlight=False)
+    return console if _has_width(console) else Console(width=160, highlight=False)
 
 
 def say(console: Console, line: Text | str) -> None:
     """One line of prose: wrapped between words where there is a width, whole in a pipe."""
-    console.print(line, soft_wrap=not (console.is_terminal or "COLUMNS" in os.environ))
+    console.print(line, soft_wrap=not _has_width(console))
+
+
+def _has_width(console: Console) -> bool:
+    return console.is_terminal or "COLUMNS" in os.environ
 
 
 class Grid:

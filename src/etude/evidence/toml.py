@@ -1,4 +1,4 @@
-"""Writes TOML (reading is in the standard library): strings, numbers, booleans, lists, tables and lists of tables."""
+"""Reads and writes TOML: strings, numbers, booleans, lists, tables and lists of tables."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ import datetime
 import json
 import math
 import re
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from etude.errors import BadInput
+
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def read(path: Path, expected: str) -> dict[str, Any]:
+    """The document in a file. Raises BadInput for one that cannot be read or is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(str(path), f"unreadable content ({error})", expected) from error
 
 
 def dumps(table: Mapping[str, Any]) -> str:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from etude.errors import BadInput, one_of
+from etude.evidence import toml
 from etude.evidence.places import Place
 from etude.evidence.wording import amount
 
@@ -43,10 +43,7 @@ def load(place: Place, slug: str) -> Tuning | None:
     path = place.tuning(slug)
     if not path.is_file():
         return None
-    try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(str(path), f"unreadable content ({error})", "TOML") from error
+    told = toml.read(path, "TOML")
     for key in told:
         if key not in ("seeds", "runs", "shared", "note"):
             raise one_of(str(path), key, ("seeds", "runs", "shared", "note"))

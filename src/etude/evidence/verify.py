@@ -2,7 +2,7 @@
 
 Broken: what the record says does not follow from its raw values. Unproven: git does not show that the claims were registered
 before the record. Stale: the paper's parsed code, its settings or its data have changed since, or its smoke fingerprint has
-moved by more than 1e-4. Older: only the floors below it have changed; the record stays valid.
+moved by more than 1e-4. Older: only the floors below it (etude's shared code) have changed; the record stays valid.
 
 A rerun must give equal bits on the same instruction set and libraries. Elsewhere rounding differs, and training multiplies it: a
 whole run may drift far although nothing is wrong. There the run's beginning must agree within 1e-4 (its probe, or the smoke
@@ -29,6 +29,10 @@ TOLERANCE = 1e-4
 STATES = ("unregistered", "unrecorded", "broken", "unproven", "stale", "older", "current")
 PARTS = ("size", "paper_size", "baseline", "headline", "lower_is_better")
 """What a record repeats of its study."""
+
+
+PART_WORDS = {"code": "the paper's code", "settings": "the settings", "data": "the data", "floors": "etude's shared code"}
+"""The parts of a fingerprint, as their user would call them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,11 @@ def verify(
             lines.append(f"rerun of {rerun}: {where} differs by {largest:.1e} at most; {verdicts}")
         else:
             lines.append(f"rerun of {rerun}: {where} differs by {largest:.1e}; same instruction set and libraries, equal bits expected")
-    moved = [f"{part} changed since the record" for part, old in record["provenance"]["hashes"].items() if hashes.get(part) != old]
+    moved = [
+        f"{PART_WORDS.get(part, part)} changed since the record"
+        for part, old in record["provenance"]["hashes"].items()
+        if hashes.get(part) != old
+    ]
     near = probe if probe is not None else largest
     agrees = verdicts_agree and (largest == 0 or (bool(machine) and near <= TOLERANCE))
     return Verification(
@@ -160,7 +168,7 @@ def _standing(study: Study, place: Place, smoke: bool) -> Standing:
         stale, older = differ, False
         broken.append(f"the record is damaged ({error!r})")
     state = "broken" if broken else "unproven" if unproven else "stale" if stale else "older" if older else "current"
-    findings = [*broken, *unproven, *stale, *(["the floors below have changed since"] if older else [])]
+    findings = [*broken, *unproven, *stale, *(["etude's shared code has changed since; the record stays valid"] if older else [])]
     return Standing(slug=study.slug, state=state, verdict=str(record.get("verdict", "")), findings=findings, notes=notes, **counts)
 
 

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import http.client
 import json
-import os
 import random
 import threading
 import time
@@ -20,7 +19,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from etude.data.corpora import cache_folder
+from etude.data.cards import cache_folder
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput
 
@@ -70,14 +69,13 @@ class Client:
         never gives a good answer; what was answered until then is in the cache.
         """
         keys = [self._key_of(path, body) for body in bodies]
-        first = {key: number for number, key in reversed(list(enumerate(keys)))}
         stop = threading.Event()
         pool = ThreadPoolExecutor(self.parallel)
         try:
-            under_way: dict[str, Future[Answer]] = {
-                key: pool.submit(self._ask, path, bodies[number], key, check, stop)
-                for key, number in sorted(first.items(), key=lambda i: i[1])
-            }
+            under_way: dict[str, Future[Answer]] = {}
+            for key, body in zip(keys, bodies, strict=True):
+                if key not in under_way:
+                    under_way[key] = pool.submit(self._ask, path, body, key, check, stop)
             pending = set(under_way.values())
             while pending:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
@@ -199,8 +197,3 @@ def _seconds(text: str | None) -> float:
     except ValueError:  # a date
         return 0.0
     return seconds if 0 <= seconds < float("inf") else 0.0
-
-
-def key_from(variable: str) -> str:
-    """An API key from an environment variable; none where it is not set."""
-    return os.environ.get(variable, "")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from etude.data.tokenizers import Tokenizer
+from etude.engine.device import device_of, evaluating
 from etude.engine.flops import FlopCounter
 from etude.engine.ledger import Ledger
 from etude.engine.protocols import Completion, Sampling
@@ -137,7 +138,7 @@ class LocalGenerator:
 
     def _decode(self, decoding: Decoding, prompts: list[np.ndarray], counts: list[int], before: float, part: float) -> None:
         decoder = decoder_of(self.model)
-        tokens, mask = padded(prompts, self._device())
+        tokens, mask = padded(prompts, device_of(self.model))
         with self._counted():
             state = decoder.begin(tokens, mask)
             logits = state.logits
@@ -197,20 +198,11 @@ class LocalGenerator:
 
     @contextmanager
     def _running(self) -> Iterator[torch.device]:
-        """Evaluation mode without gradients, each submodule's own mode restored; charges the seconds."""
-        training = [m for m in self.model.modules() if m.training]
-        self.model.eval()
+        """Evaluation mode without gradients; charges the seconds."""
         started = time.perf_counter()
-        try:
-            with torch.inference_mode():
-                yield self._device()
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(self.model) as device, torch.inference_mode():
+            yield device
         self._charge(seconds=time.perf_counter() - started)
-
-    def _device(self) -> torch.device:
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def _charge(self, **amounts: float) -> None:
         if self.ledger is not None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from etude.engine.device import evaluating
 from etude.errors import BadInput
 from etude.generate.prompts import check_lengths
 from etude.generate.states import logits_at
@@ -79,11 +80,9 @@ def most_likely(
     if max_tokens < 1:
         raise BadInput("max_tokens", repr(max_tokens), "a whole number >= 1")
     check_lengths(prompts, None)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     searches = [_Search() for _ in prompts]
-    training, active = model.training, list(range(len(prompts)))
-    model.eval()
-    with torch.inference_mode():
+    active = list(range(len(prompts)))
+    with evaluating(model) as device, torch.inference_mode():
         while active:
             jobs = [(i, *prefix) for i in active for prefix in searches[i].next()]
             active = sorted({i for i, _, _ in jobs})
@@ -98,7 +97,6 @@ def most_likely(
             for i in active:
                 if searches[i].opened > most_opened:
                     raise BadInput(f"prompt {i}", f"more than {most_opened} prefixes opened", "a model with more mass on one completion")
-    model.train(training)
     return [_mode(search) for search in searches]
 
 

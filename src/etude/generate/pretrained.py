@@ -1,6 +1,7 @@
-"""A transformers model folder as a causal module with kept keys and values, for `LocalGenerator` (extra `hf`).
+"""A transformers model folder as a causal language model, to be trained and to generate with (extra `hf`).
 
     model = pretrained("path/to/folder")
+    etude.train(model, data)
     generator = LocalGenerator(model, model.tokenizer)
 
 Weights are read from safetensors alone; no code from the folder is run.
@@ -22,8 +23,12 @@ from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor, nn
 
 from etude.data.tokenizers import BytePairs, Tokenizer
-from etude.errors import BadInput
-from etude.nn.decoding import align_ends
+from etude.engine.device import evaluating
+from etude.errors import BadInput, nearest
+from etude.nn.decoding import align_ends, check_rewind
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+"""Architectures (`model_type`) that are tested; others work where transformers has them as causal language models."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Sizes:
 class Pretrained(nn.Module):
     """inner: a transformers causal language model. tokenizer: the folder's, or None. end_tokens: ids that its completions end with.
 
-    `model(tokens [B, T]) -> logits [B, T, V]`; `begin` and `extend` as `generate.states` says.
+    `model(tokens [B, T])["hidden"]` are its last hidden states [B, T, D], `model.head(hidden)` logits [B, T, V]; `begin` and `extend` as
+    `generate.states` says. Raises BadInput for a model whose logits are not its head's alone (some scale or cap them).
     """
 
     def __init__(self, inner: Any, tokenizer: Tokenizer | None = None) -> None:
@@ -49,9 +55,26 @@ class Pretrained(nn.Module):
         self.config = Sizes(inner.get_input_embeddings().num_embeddings, getattr(text, "max_position_embeddings", None))
         ends = inner.generation_config.eos_token_id if inner.generation_config is not None else None
         self.end_tokens: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+        self._check_head()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.inner(input_ids=tokens, use_cache=False).logits
+    def forward(self, tokens: Tensor, document_ids: Tensor | None = None) -> dict[str, Tensor]:
+        """tokens: [B, T] ids. document_ids: [B, T]; positions look only at their own document, and count from its beginning."""
+        # transformers takes a position that does not follow the one before for the beginning of another document, and masks it.
+        positions = None if document_ids is None else positions_within(document_ids)
+        return {"hidden": self.inner.base_model(input_ids=tokens, position_ids=positions, use_cache=False).last_hidden_state}
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.inner.get_output_embeddings()(hidden)
+
+    @torch.inference_mode()
+    def _check_head(self) -> None:
+        with evaluating(self.inner) as device:
+            tokens = torch.zeros(1, 2, dtype=torch.int64, device=device)
+            same = torch.allclose(self.head(self(tokens)["hidden"]), self.inner(input_ids=tokens, use_cache=False).logits, atol=1e-4)
+        if not same:
+            raise BadInput(
+                "model", f"a {type(self.inner).__name__}, whose logits are not its head's alone", f"one of {', '.join(FAMILIES)}"
+            )
 
     @torch.inference_mode()
     def begin(self, tokens: Tensor, mask: Tensor | None = None) -> PretrainedState:
@@ -62,6 +85,14 @@ class Pretrained(nn.Module):
         """Logits after each of tokens [B, T], [B, T, V]."""
         state.caught_up()
         return state.read(tokens)
+
+
+def positions_within(document_ids: Tensor) -> Tensor:
+    """[B, T] ids, equal within a document -> [B, T] places counted from the beginning of each."""
+    columns = torch.arange(document_ids.shape[1], device=document_ids.device)
+    begins = document_ids != document_ids.roll(1, 1)
+    begins[:, 0] = True
+    return columns - torch.where(begins, columns, 0).cummax(1).values
 
 
 class PretrainedState:
@@ -112,9 +143,7 @@ class PretrainedState:
 
     def rewind(self, num_tokens: int) -> None:
         """As `AttentionState.rewind`; what is left is read again, whatever kind of cache the model keeps."""
-        shortest = self.tokens.shape[1] - (0 if self.first is None else int(self.first.max()))
-        if not 0 <= num_tokens < shortest:
-            raise ValueError(f"rewind by {num_tokens} tokens: expected 0 to {shortest - 1}, one less than the shortest row has")
+        check_rewind(num_tokens, self.tokens.shape[1], self.first)
         if num_tokens:
             self.tokens, self.cache, self._logits = self.tokens[:, : self.tokens.shape[1] - num_tokens], None, None
 
@@ -139,13 +168,32 @@ def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device
         raise BadInput(where, found, "*.safetensors; transformers writes them: from_pretrained(FOLDER).save_pretrained(NEW)")
     try:
         from transformers import AutoModelForCausalLM
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+        from transformers.utils.logging import disable_progress_bar
     except ImportError:
         raise BadInput(where, "no transformers", "the package: pip install 'etude[hf]'") from None
+    kind = str(config.get("model_type", ""))
+    if kind not in KNOWN:
+        near = nearest(kind, FAMILIES) or nearest(kind, KNOWN)
+        found = f"architecture '{kind}'" if kind else "no model_type"
+        raise BadInput(
+            f"{where}/config.json", found, f"a causal language model: {', '.join(FAMILIES)}" + (f"; nearest: '{near}'" if near else "")
+        )
     try:
+        disable_progress_bar()
         inner: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)
     except Exception as error:  # of many kinds: each says in its own way that this folder is no such model
         line = " ".join(str(error).split())
         raise BadInput(where, f"{type(error).__name__}: {line[:160]}", "a causal language model that transformers can load") from error
-    names = path / "tokenizer.json"
-    tokenizer = BytePairs(FastTokenizer.from_file(str(names))) if names.exists() else None
-    return Pretrained(inner.to(device).eval(), tokenizer)
+    return Pretrained(inner.to(device).eval(), tokenizer_of(path) if (path / "tokenizer.json").exists() else None)
+
+
+def tokenizer_of(folder: str | Path) -> BytePairs:
+    """The tokenizer of a model folder. Raises BadInput where there is none, or one that `tokenizers` cannot read."""
+    path = Path(folder) / "tokenizer.json"
+    if not path.exists():
+        raise BadInput(str(folder), "no tokenizer.json", "a fast tokenizer beside the model; transformers writes one with save_pretrained")
+    try:
+        return BytePairs(FastTokenizer.from_file(str(path)))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise BadInput(str(path), f"unreadable content ({' '.join(str(error).split())[:120]})", "a tokenizer of `tokenizers`") from error

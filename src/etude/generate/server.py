@@ -7,6 +7,7 @@ Differences that a server imposes: a stop string is not part of the text; log-pr
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from etude.engine.ledger import Ledger
 from etude.engine.protocols import Completion, Sampling
 from etude.engine.streams import derive
 from etude.errors import BadInput, one_of
-from etude.generate.asking import Answer, Client, key_from
+from etude.generate.asking import Answer, Client
 from etude.generate.drawing import check
 from etude.generate.prompts import ids_or_default
 
@@ -66,7 +67,7 @@ class ServerGenerator:
             raise BadInput("ServerGenerator.capabilities", "tokens or score with chat", "completions, not chat: chat takes messages alone")
         if "logprobs" in self.capabilities and tokenizer is None:
             raise BadInput("ServerGenerator.tokenizer", "none", "the model's: log-probabilities belong to its tokens")
-        secret = key_from(KEY_VARIABLE) if key is None else key
+        secret = os.environ.get(KEY_VARIABLE, "") if key is None else key
         self.client = Client(url, secret, timeout=timeout, attempts=attempts, parallel=parallel, cache=cache)
         self.model, self.chat, self.system, self.tokenizer = model, chat, system, tokenizer
         self.ledger, self.category, self.progress = ledger, category, progress

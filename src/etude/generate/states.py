@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import BadInput
-from etude.nn.decoding import align_ends, pad_right
+from etude.nn.decoding import align_ends, check_rewind, pad_right
 
 
 class State(Protocol):
@@ -55,9 +55,7 @@ class RereadState:
         return RereadState(self.reader, self.tokens[index], first, None if self._logits is None else self._logits[index])
 
     def rewind(self, num_tokens: int) -> None:
-        shortest = self.tokens.shape[1] - (0 if self.first is None else int(self.first.max()))
-        if not 0 <= num_tokens < shortest:
-            raise ValueError(f"rewind by {num_tokens} tokens: expected 0 to {shortest - 1}, one less than the shortest row has")
+        check_rewind(num_tokens, self.tokens.shape[1], self.first)
         if num_tokens:
             self.tokens, self._logits = self.tokens[:, : self.tokens.shape[1] - num_tokens], None
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from etude.engine.device import device_of
 from etude.engine.flops import FlopCounter
 
 
@@ -34,7 +35,7 @@ class StepCost:
         self.points: list[tuple[int, int]] = []
         if getattr(model, "data_dependent_flops", False):
             return
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
 
         def measured(length: int) -> int:
             state = decoder.begin(torch.zeros(1, length, dtype=torch.int64, device=device))

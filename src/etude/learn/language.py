@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.engine.arguments import typed
+from etude.engine.device import device_of
 from etude.engine.protocols import Batch, Metrics, Objective, Output, Source
 from etude.errors import BadInput
 
@@ -103,7 +104,7 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Metrics:
-        device = next(model.parameters()).device
+        device = device_of(model)
         total, count = 0.0, 0.0
         for start in range(0, len(self.ids), self.batch_size):
             ids = self.ids[start : start + self.batch_size]

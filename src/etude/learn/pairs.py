@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.data.tokenizers import Tokenizer
+from etude.engine.device import evaluating
 from etude.engine.flops import FlopCounter
 from etude.engine.ledger import Ledger
 from etude.errors import BadInput
@@ -92,18 +93,14 @@ def reference_logprobs(model: nn.Module, source: PairSource, *, batch_size: int 
 
     ledger: charged the tokens and operations under "prepare".
     """
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
     parts: list[Tensor] = []
     tokens = 0
-    with FlopCounter() as counter:
+    with evaluating(model) as device, FlopCounter() as counter:
         for start in range(0, len(source), batch_size):
             data = source.get(np.arange(start, min(start + batch_size, len(source))))
             tokens += int(data["lengths"].sum()) - data["lengths"].numel()
             rows = {name: values.to(device) for name, values in flat(data).items()}
             parts.append(frozen_logprobs(model, rows, batch_size=2 * batch_size).sum(1).view(-1, 2).cpu())
-    model.train(training)
     if ledger is not None:
         ledger.charge("prepare", tokens=tokens, flops=counter.total)
     return torch.cat(parts)

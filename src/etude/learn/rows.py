@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from etude.data.tokenizers import Tokenizer
+from etude.engine.arguments import shown
 from etude.errors import BadInput
 
 MULTIPLE = 8
@@ -121,7 +122,7 @@ class CompletionSource:
             elif isinstance(row, (tuple, list)) and len(row) == 2:
                 self.rows.append(completion_row(*row, context=context, tokenizer=tokenizer, end=end, where=where))
             else:
-                raise BadInput(where, f"a {type(row).__name__}", "a pair (prompt, completion) or a Row")
+                raise BadInput(where, shown(row), "a pair (prompt, completion) or a Row")
         self.weights = None if weights is None else checked_weights(weights, len(self.rows), name)
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from etude.engine.device import evaluating
 from etude.engine.flops import FlopCounter
 from etude.engine.ledger import Ledger
 from etude.errors import BadInput
@@ -61,27 +62,25 @@ class StateValues:
     @torch.no_grad()
     def of(self, rows: Sequence[np.ndarray]) -> np.ndarray:
         """[N] float64 values of whole token rows."""
-        started, training = time.perf_counter(), self.model.training
-        self.model.eval()
-        device = next(self.model.parameters()).device
+        started = time.perf_counter()
         values = np.zeros(len(rows))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         flops = 0
-        while order:
-            count = max(1, min(len(order), READ_TOKENS // len(rows[order[-1]])))
-            batch, order = order[-count:], order[:-count]
-            data = filled([Row(rows[i], np.ones(len(rows[i]) - 1, dtype=bool)) for i in batch])
-            tokens, lengths = data["tokens"].to(device), data["lengths"].to(device)
-            key = (tokens.shape, tuple(p.shape for p in self.model.parameters()))
-            if key in self._flops or self.ledger is None:
-                read = self.model(tokens)
-            else:
-                with FlopCounter() as counter:
+        with evaluating(self.model) as device:
+            while order:
+                count = max(1, min(len(order), READ_TOKENS // len(rows[order[-1]])))
+                batch, order = order[-count:], order[:-count]
+                data = filled([Row(rows[i], np.ones(len(rows[i]) - 1, dtype=bool)) for i in batch])
+                tokens, lengths = data["tokens"].to(device), data["lengths"].to(device)
+                key = (tokens.shape, tuple(p.shape for p in self.model.parameters()))
+                if key in self._flops or self.ledger is None:
                     read = self.model(tokens)
-                self._flops[key] = counter.total
-            flops += self._flops.get(key, 0)
-            values[batch] = last_values(read, lengths).double().cpu().numpy()
-        self.model.train(training)
+                else:
+                    with FlopCounter() as counter:
+                        read = self.model(tokens)
+                    self._flops[key] = counter.total
+                flops += self._flops.get(key, 0)
+                values[batch] = last_values(read, lengths).double().cpu().numpy()
         if self.ledger is not None:
             spent = {"calls": len(rows), "prompt_tokens": sum(map(len, rows)), "flops": flops}
             self.ledger.charge(self.category, **spent, seconds=time.perf_counter() - started)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from etude.data.sources import TensorSource
 from etude.engine.arguments import shown, typed
+from etude.engine.device import device_of
 from etude.engine.protocols import Batch, Metrics, Output
 from etude.errors import BadInput, choice
 
@@ -19,8 +20,15 @@ def _squared(predicted: Tensor, target: Tensor) -> Tensor:
     if predicted.shape != target.shape and predicted.ndim:
         predicted = predicted.squeeze(-1)
     if predicted.shape != target.shape:
-        raise BadInput("data.y", f"shape {tuple(target.shape)}", f"the model's {tuple(predicted.shape)}")
+        found, expected = f"{_type(target)} numbers of shape {tuple(target.shape)}", f"the model's {tuple(predicted.shape)}"
+        if target.numel() == len(target) < predicted.numel():  # one number a sample for several outputs
+            expected += "; if they are classes, whole numbers (`y.long()`)"
+        raise BadInput("data.y", found, expected)
     return (predicted - target).square().flatten(1).mean(1) if predicted.ndim > 1 else (predicted - target).square()
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 class Supervised:
@@ -57,20 +65,27 @@ class Supervised:
 
     def _cross_entropy(self, predicted: Tensor, y: Tensor) -> Tensor:
         if y.is_floating_point() and y.shape != predicted.shape:
-            raise BadInput("data.y", f"{y.dtype} of shape {tuple(y.shape)}", 'classes as whole numbers, or the loss "mse"')
+            raise BadInput(
+                "data.y",
+                f"{_type(y)} numbers of shape {tuple(y.shape)}",
+                'classes as whole numbers (`y.long()`), or the loss "mse"',
+            )
         try:
             return F.cross_entropy(predicted, y, reduction="none", label_smoothing=self.label_smoothing)
         except IndexError as error:
             # Only now look for the class that does not exist, so that no step pays for it.
             wrong = int(y.min()) if int(y.min()) < 0 else int(y.max())
-            raise BadInput("data.y", f"class {wrong}", f"classes from 0 to {predicted.shape[1] - 1}, the model's outputs") from error
+            classes = f"classes from 0 to {predicted.shape[1] - 1}, the model's outputs"
+            if predicted.shape[1] == 1:
+                classes = "two outputs or more of the model for classes, or real numbers (`y.float()`) and the squared error for regression"
+            raise BadInput("data.y", f"class {wrong}", classes) from error
         except (RuntimeError, ValueError) as error:
             if predicted.ndim < 2 or len(predicted) != len(y):
                 raise BadInput(
                     "model", f"an output of shape {list(predicted.shape)}", f"one row of logits a sample, [{len(y)}, C]"
                 ) from error
             expected = [len(y), *predicted.shape[2:]]
-            raise BadInput("data.y", f"{y.dtype} of shape {list(y.shape)}", f"whole numbers (int64) of shape {expected}") from error
+            raise BadInput("data.y", f"{_type(y)} of shape {list(y.shape)}", f"whole numbers (int64) of shape {expected}") from error
 
 
 class Accuracy:
@@ -85,7 +100,7 @@ class Accuracy:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Metrics:
-        device = next(model.parameters()).device
+        device = device_of(model)
         right, loss = 0, 0.0
         for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
             x, y = x.to(device), y.to(device)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.engine.arguments import shown
 from etude.engine.protocols import Batch, Output
 from etude.errors import BadInput
 from etude.learn.pairs import CHOSEN, REJECTED
@@ -56,7 +57,7 @@ class ValueModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         result = self.body(tokens)
         if not isinstance(result, dict) or "hidden" not in result:
-            raise BadInput("ValueModel.body", f"a {type(result).__name__} from forward", 'a dict with "hidden"')
+            raise BadInput("ValueModel.body", f"{shown(result)} from forward", 'a dict with "hidden"')
         values = self.value_head(result["hidden"]).squeeze(-1).float()
         return values.sigmoid() if self.squash else values
 

@@ -63,6 +63,13 @@ def one_query(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
     return torch.bmm(scores.softmax(-1), values)
 
 
+def check_rewind(num_tokens: int, length: int, first: Tensor | None) -> None:
+    """Raises ValueError where rows of `length` columns, real from `first` [B] on, cannot forget `num_tokens` and keep one."""
+    shortest = length - (0 if first is None else int(first.max()))
+    if not 0 <= num_tokens < shortest:
+        raise ValueError(f"rewind by {num_tokens} tokens: expected 0 to {shortest - 1}, one less than the shortest row has")
+
+
 class AttentionState:
     """Keys (rotated) and values of B sequences in columns 0 to `length` of preallocated memory that grows.
 
@@ -192,9 +199,7 @@ class AttentionState:
     @torch.inference_mode()
     def rewind(self, num_tokens: int) -> None:
         """Forgets the last `num_tokens` of every row. Raises ValueError where a row would be left without any."""
-        shortest = self.length - (0 if self.first is None else int(self.first.max()))
-        if not 0 <= num_tokens < shortest:
-            raise ValueError(f"rewind by {num_tokens} tokens: expected 0 to {shortest - 1}, one less than the shortest row has")
+        check_rewind(num_tokens, self.length, self.first)
         if num_tokens:
             self.length -= num_tokens
             self._logits = None
@@ -239,9 +244,7 @@ class RecurrentState:
     @torch.inference_mode()
     def rewind(self, num_tokens: int) -> None:
         """As `AttentionState.rewind`: from a snapshot where one was kept, else by reading the remaining tokens again."""
-        shortest = self.length - (0 if self.first is None else int(self.first.max()))
-        if not 0 <= num_tokens < shortest:
-            raise ValueError(f"rewind by {num_tokens} tokens: expected 0 to {shortest - 1}, one less than the shortest row has")
+        check_rewind(num_tokens, self.length, self.first)
         target = self.length - num_tokens
         tokens = torch.cat(self.read, 1)[:, :target]
         while len(self.snapshots) > 1 and self.snapshots[-1][0] > target:

@@ -23,6 +23,8 @@ class Card:
     claim:        our words; figures are the paper's own.
     slots:        what the method touches (`SLOTS`); arenas: the questions across papers that it enters (`ARENAS`).
     applies:      "recipe" (composes with a training run), "program" (trains in rounds or not at all) or "analysis".
+    authors:      as printed, in order, in the newest version found that bears this title; empty where they could not be looked up.
+    authors_source: where they were looked up: "arXiv listing", "head of the paper", "proceedings"; the version where it matters.
     authors_code: "owner/name" on GitHub, empty where none was found.
     number:       in the list of 87; 0 for papers of other packages and files.
     module:       import name, or a file's path; origin: "etude", the distribution's name or "file".
@@ -37,6 +39,7 @@ class Card:
     year: int = 0
     arxiv: str = ""
     authors: tuple[str, ...] = ()
+    authors_source: str = ""
     authors_code: str = ""
     applies: str = "recipe"
     slots: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from etude.errors import BadInput, one_of
+from etude.errors import BadInput, nearest, one_of
 from etude.papers.card import Card, card_from, module_name, read_toml
 from etude.papers.outside import file_card, installed_cards, is_file
 
@@ -50,8 +50,11 @@ def cards() -> tuple[Card, ...]:
     return (*own, *installed_cards({c.slug for c in own}))
 
 
-def card(slug: str) -> Card:
-    """The card of a paper, or of a method's file given by path. Raises BadInput ("did you mean") if there is none."""
+def card(slug: str, *, to_run: bool = False) -> Card:
+    """The card of a paper, or of a method's file given by path. Raises BadInput ("did you mean") if there is none.
+
+    to_run: whether the paper is to be run, so that one that can be is proposed first.
+    """
     if is_file(slug):
         return file_card(slug)
     known = {c.slug: c for c in cards()}
@@ -59,8 +62,17 @@ def card(slug: str) -> Card:
     if found is None and slug.isdigit():
         found = next((c for c in _own() if c.number == int(slug)), None)
     if found is None:
-        raise one_of("paper", slug, known, show=6)
+        raise _unknown(slug, known, to_run)
     return found
+
+
+def _unknown(slug: str, known: dict[str, Card], to_run: bool) -> BadInput:
+    running = [name for name, c in known.items() if c.state == "ready"]
+    near = (nearest(slug, running) if to_run else None) or nearest(slug, known)
+    if near is None:
+        return one_of("paper", slug, running if to_run else [*running, *(name for name in known if name not in running)], show=6)
+    planned = " (planned)" if known[near].state == "planned" else ""
+    return BadInput("paper", f"'{slug}'", f"a known name; did you mean '{near}'{planned}?")
 
 
 def ready(slug: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,11 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from etude.engine.arguments import typed
+from etude.engine.arguments import shown, typed
 from etude.engine.protocols import Method
 from etude.errors import BadInput
 from etude.evidence.study import Study
 from etude.papers.catalogue import Card, card
+from etude.papers.outside import find_module
 
 
 @typed("etude.study, ")
@@ -27,11 +29,11 @@ def load_study(name: str) -> Study:
     Raises BadInput if the paper is unknown, planned or out of order, if its module cannot be imported or has no `STUDY`, or
     if the study's slug is not the card's.
     """
-    found = card(name)
+    found = card(name, to_run=True)
     module = load_module(found)
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
-        kind = "no STUDY" if study is None else f"a STUDY that is a {type(study).__name__}"
+        kind = "no STUDY" if study is None else f"a STUDY that is {shown(study)}"
         raise BadInput(found.module, kind, "STUDY, an etude.evidence.study.Study")
     if study.slug != found.slug:
         raise BadInput(f"{found.module}, STUDY.slug", f"'{study.slug}'", f"'{found.slug}', as on its card")
@@ -40,7 +42,7 @@ def load_study(name: str) -> Study:
 
 def load_methods(name: str) -> dict[str, type[Method]]:
     """The method classes that a paper's or file's module exports and defines itself, by class name."""
-    module = load_module(card(name))
+    module = load_module(card(name, to_run=True))
     own = (module.__name__, f"{module.__name__}.")
     return {
         key: value
@@ -54,7 +56,7 @@ def load_models(name: str) -> dict[str, tuple[type, Callable[[Any], nn.Module]]]
 
     Empty where it exports none. Raises BadInput as `load_study` does, or where MODELS is something else.
     """
-    module = load_module(card(name))
+    module = load_module(card(name, to_run=True))
     models = getattr(module, "MODELS", {})
     pairs = models.values() if isinstance(models, dict) else [None]
     if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], type) and callable(pair[1]) for pair in pairs):
@@ -72,8 +74,24 @@ def load_module(found: Card) -> ModuleType:
         return _load_file(Path(found.module)) if found.origin == "file" else import_module(found.module)
     except BadInput:
         raise
-    except Exception as error:
-        raise BadInput(found.module, f"an error on import ({type(error).__name__}: {error})", "a module that can be imported") from error
+    except (Exception, SystemExit) as error:
+        where, said = _place(error, found), f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise BadInput(where, f"an error on import ({said})", "a module that can be imported") from error
+
+
+def _place(error: BaseException, found: Card) -> str:
+    """ "method.py:12": the line of the module, or of a file beside it, in which its import failed."""
+    path = Path(found.module) if found.origin == "file" else find_module(found.module)
+    if isinstance(error, SyntaxError) and error.filename:  # of a file that it imports
+        lines = [(error.filename, error.lineno or 0)]
+    else:
+        lines = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+    root = path.resolve().parent
+    for name, line in reversed(lines):
+        file = Path(name).resolve()
+        if file.is_relative_to(root) and "site-packages" not in file.relative_to(root).parts:
+            return f"{path if file == path.resolve() else file}:{line}"
+    return found.module
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -32,8 +32,7 @@ def written_card(path: Path) -> dict[str, Any]:
 
     Raises BadInput if the file is missing, not Python in UTF-8, or its CARD is no literal dict.
     """
-    beside = (path.parent if path.name == "__init__.py" else path).with_suffix(".toml")
-    if beside.is_file():
+    if (beside := _beside(path)) is not None:
         return read_toml(beside)
     for node in _parsed(path).body:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -47,6 +46,12 @@ def written_card(path: Path) -> dict[str, Any]:
                 raise BadInput(f"{path}:{node.lineno}", "a computed CARD", "a dict of plain strings, numbers and lists")
             return literal
     return {}
+
+
+def _beside(path: Path) -> Path | None:
+    """The card's file beside a module. A recipe of the same name is none."""
+    beside = (path.parent if path.name == "__init__.py" else path).with_suffix(".toml")
+    return beside if beside.is_file() and "schema" not in read_toml(beside) else None
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -65,9 +70,11 @@ def _parsed(path: Path) -> ast.Module:
 def file_card(name: str) -> Card:
     """The card of a single file; what it does not say is taken from its name."""
     path = Path(name)
+    if path.is_file() and path.suffix != ".py":
+        raise BadInput(str(path), "a file that does not end in .py", "a Python file that defines STUDY")
     values = written_card(path)
     slug = path.stem.replace("_", "-")
-    return card_from({"slug": slug, "title": slug} | values, str(path), module=str(path), origin="file", ready=True)
+    return card_from({"slug": slug, "title": slug} | values, str(_beside(path) or path), module=str(path), origin="file", ready=True)
 
 
 def installed_cards(taken: set[str]) -> list[Card]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from etude.data.stream import DataStream
+from etude.engine.device import pick_device
 from etude.engine.ledger import Budget
+from etude.engine.memory import TO_TRAIN, sized
 from etude.engine.protocols import Method
 from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
@@ -20,11 +23,12 @@ from etude.recipe.language import language
 from etude.recipe.material import Material
 from etude.recipe.models import Models, model_of
 from etude.recipe.optimizers import optimizer_of
+from etude.recipe.rows import rows_material
 from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
-from etude.recipe.tables import ImageData, MethodTable, Recipe, TableData, TextData
+from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TextData
 from etude.recipe.writing import dump
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
@@ -45,12 +49,18 @@ def build(
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
+    if isinstance(recipe.model, PretrainedTable):
+        model = model_of(recipe, material, models)
+    else:
+        make = partial(model_of, recipe, material, models)
+        model = initialise(sized(make, "model", pick_device(run.device), _bytes_each(recipe)), run.seed)
+    objective, evaluators = material.learnt_by(model)
     trainer = Trainer(
-        initialise(model_of(recipe, material, models), run.seed),
+        model,
         DataStream(
             material.source, recipe.data.batch, run.seed, sampler=sampler_of(recipe, material), drop_last=material.vocab is not None
         ),
-        material.objective,
+        objective,
         optimizer=optimizer_of(recipe),
         schedule=schedule_of(recipe.schedule),
         methods=methods,
@@ -58,7 +68,7 @@ def build(
         seed=run.seed,
         clip=run.clip,
         accumulate=run.accumulate,
-        evaluators=material.evaluators,
+        evaluators=evaluators,
         evaluate_every=run.evaluate_every,
         checkpoint_every=run.checkpoint_every,
         keep_checkpoints=run.keep_checkpoints,
@@ -75,10 +85,18 @@ def build(
     return trainer
 
 
+def _bytes_each(recipe: Recipe) -> int:
+    """Bytes that a parameter takes in training, at least; of several optimizers, the one that keeps the least."""
+    used = [recipe.optimizer] if recipe.optimizers is None else recipe.optimizers.values()
+    return min(TO_TRAIN[optimizer.kind] for optimizer in used)
+
+
 def material_of(recipe: Recipe) -> Material:
     match recipe.data:
         case TextData():
             return language(recipe, recipe.data)
+        case RowsData():
+            return rows_material(recipe, recipe.data)
         case ImageData():
             return images(recipe, recipe.data)
         case TableData():

@@ -26,7 +26,9 @@ from etude.recipe.tables import (
     AdamWTable,
     BudgetTable,
     PaperModel,
+    PretrainedTable,
     Recipe,
+    RowsData,
     TextData,
     TextSource,
     kind_of_data,
@@ -54,6 +56,7 @@ def parse(document: dict[str, Any], where: str | Places = "recipe") -> Recipe:
         raise _bad(error, document, places) from None
     _check_data(recipe, places)
     _check_budget(recipe.budget, places)
+    recipe = _with_tokenizer(recipe, places)
     if recipe.optimizers is None:
         if recipe.optimizer.over is not None:
             raise BadInput(places.of("optimizer.over"), "it in the only optimizer", "it in one of several, as [optimizers.NAME]")
@@ -74,12 +77,21 @@ def _schema(document: Mapping[str, Any], places: Places) -> None:
 
 def _check_data(recipe: Recipe, places: Places) -> None:
     data = recipe.data
+    if isinstance(data, RowsData):
+        if not isinstance(recipe.model, PretrainedTable):
+            raise BadInput(places.of("data.rows"), "rows for a model without a tokenizer of its own", "model.pretrained beside them")
+        if data.held_out_rows is not None and "held_out" in data.model_fields_set:
+            raise BadInput(places.of("data.held_out"), "it beside held_out_rows", "one of them")
+        return
+    for key in ("kind", "beta", "gamma", "weight", "normalised"):
+        if getattr(recipe.objective, key) is not None:
+            raise BadInput(places.of(f"objective.{key}"), "it without data.rows", "it for rows with chosen and rejected")
     if not isinstance(data, TextData):
         return
     kinds = ("text", "corpus", "tokens", "domains")
     given = [k for k in kinds if getattr(data, k) is not None]
     if len(given) != 1:
-        found = f"both {' and '.join(given)}" if given else f"neither {', '.join(kinds)}, images nor table"
+        found = f"both {' and '.join(given)}" if given else f"neither {', '.join(kinds)}, rows, images nor table"
         raise BadInput(places.of("data"), found, "one of them")
     sources: dict[str, TextSource] = {f"data.domains.{n}": s for n, s in data.domains.items()} if data.domains else {"data": data}
     for place, source in sources.items():
@@ -90,6 +102,22 @@ def _check_data(recipe: Recipe, places: Places) -> None:
         raise BadInput(places.of("data.tokenizer"), f"'{data.tokenizer}' beside tokens", "none: tokens are encoded already")
     if data.separator is not None and not any(s.text is not None for s in sources.values()):
         raise BadInput(places.of("data.separator"), "it without a text file", "it beside text; corpora and tokens know their documents")
+
+
+def _with_tokenizer(recipe: Recipe, places: Places) -> Recipe:
+    """A pretrained model reads text by its own tokenizer, and nothing else does."""
+    data = recipe.data
+    if not isinstance(data, TextData):
+        return recipe
+    if not isinstance(recipe.model, PretrainedTable):
+        if data.tokenizer == "model":
+            raise BadInput(places.of("data.tokenizer"), "'model' for a model without one", "byte, character or bpe; or model.pretrained")
+        return recipe
+    if any(source.tokens is not None for source in (data.domains or {"": data}).values()):
+        return recipe  # encoded already
+    if "tokenizer" in data.model_fields_set and data.tokenizer != "model":
+        raise BadInput(places.of("data.tokenizer"), f"'{data.tokenizer}' for a pretrained model", "model, its own")
+    return recipe.model_copy(update={"data": data.model_copy(update={"tokenizer": "model"})})
 
 
 def _check_budget(budget: BudgetTable, places: Places) -> None:
@@ -161,7 +189,7 @@ def _known(parts: list[Any], document: Mapping[str, Any]) -> list[str]:
         given = given.get(part, {}) if isinstance(given, Mapping) else {}
         kind = given.get("kind") if isinstance(given, Mapping) else None
         if number == 0 and part == "model":
-            table = MODELS.get(kind_of_model(given), PaperModel)
+            table = PretrainedTable if kind_of_model(given) == "pretrained" else MODELS.get(kind_of_model(given), PaperModel)
         elif number == 0 and part == "data":
             table = DATA[kind_of_data(given)]
         elif number == 0 and part == "sampler":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from etude.data.cards import cards
-from etude.data.corpora import corpus, corpus_tokenizer, data_hash
+from etude.data.corpora import corpus, corpus_tokenizer, data_hash, encoded_corpus
 from etude.data.encoding import encoded, tokenizer_for
 from etude.data.packing import PackedSource
 from etude.data.sources import MixtureSource, SubsetSource, WindowSource
@@ -18,9 +18,11 @@ from etude.data.tokenizers import Bytes, Tokenizer, load
 from etude.data.tokens import TokenCorpus, read_header
 from etude.engine.protocols import Evaluator, Source
 from etude.errors import BadInput, one_of
+from etude.generate.hub import locate
+from etude.generate.pretrained import tokenizer_of
 from etude.learn.language import CausalLM, HeldOutLoss, PerDomainLoss
 from etude.recipe.material import Material
-from etude.recipe.tables import EvaluateTable, Recipe, TextData, TextSource
+from etude.recipe.tables import EvaluateTable, PretrainedTable, Recipe, TextData, TextSource
 
 LIMIT = 256
 """Held-out windows that are measured, where a recipe does not say."""
@@ -33,8 +35,11 @@ def language(recipe: Recipe, data: TextData) -> Material:
         if source.corpus is not None and source.corpus not in cards():
             raise one_of(f"data.domains.{name}.corpus" if name else "data.corpus", source.corpus, cards())
     texts = {name: TextFile.scan(source.text) for name, source in sources.items() if source.text is not None}
-    tokenizer = _tokenizer(data, sources, texts)
     facts: dict[str, Any] = {"sources": {}}
+    own: Tokenizer | None = None
+    if isinstance(recipe.model, PretrainedTable):
+        own, facts["model"] = _of_model(recipe.model)
+    tokenizer = own if data.tokenizer == "model" else _tokenizer(data, sources, texts)
     training: dict[str, Source] = {}
     held_out: dict[str, Source] = {}
     vocab = 0
@@ -66,6 +71,13 @@ def language(recipe: Recipe, data: TextData) -> Material:
     )
 
 
+def _of_model(table: PretrainedTable) -> tuple[Tokenizer, dict[str, Any]]:
+    """A pretrained model's tokenizer, and which model it is."""
+    found = locate(table.pretrained, table.revision, "model.pretrained")
+    weights = {path.name: path.stat().st_size for path in sorted(found.path.glob("*.safetensors"))}
+    return tokenizer_of(found.path), {"name": found.name, "commit": found.commit, "bytes": weights}
+
+
 def _tokenizer(data: TextData, sources: Mapping[str, TextSource], texts: Mapping[str, TextFile]) -> Tokenizer | None:
     """One for all sources; None for token folders that do not tell theirs."""
     if texts or data.tokenizer == "byte":
@@ -91,7 +103,11 @@ def _read(data: TextData, source: TextSource, text: TextFile | None, tokenizer: 
         train, held = encoded(text, tokenizer, held_out=data.held_out, separator=data.separator or "")
         return train, held, text.sha256
     if source.corpus is not None:
-        return corpus(source.corpus, "train", _word(data)), corpus(source.corpus, "validation", _word(data)), data_hash(source.corpus)
+        if data.tokenizer == "model" and tokenizer is not None:
+            train, held = (encoded_corpus(source.corpus, split, tokenizer, "model") for split in ("train", "validation"))
+        else:
+            train, held = (corpus(source.corpus, split, _word(data)) for split in ("train", "validation"))
+        return train, held, data_hash(source.corpus)
     folder = Path(source.tokens or "")
     whole = TokenCorpus.open(folder)
     shares = {"train": 1 - data.held_out, "validation": data.held_out}

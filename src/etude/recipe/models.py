@@ -9,13 +9,15 @@ from typing import Any
 from torch import nn
 
 from etude.errors import BadInput
+from etude.generate.hub import locate
+from etude.generate.pretrained import pretrained
 from etude.nn.convolution import Convolution, ConvolutionConfig
 from etude.nn.mlp import MLP
 from etude.nn.recurrent import RecurrentClassifier, RecurrentConfig, RecurrentLM
 from etude.nn.transformer import Transformer, TransformerConfig
 from etude.recipe.material import Material
 from etude.recipe.settings import made, named, relocated, resolved
-from etude.recipe.tables import ConvolutionTable, PaperModel, PerceptronTable, Recipe, RecurrentTable, TransformerTable
+from etude.recipe.tables import ConvolutionTable, PaperModel, PerceptronTable, PretrainedTable, Recipe, RecurrentTable, TransformerTable
 
 Models = Callable[[str], Mapping[str, tuple[type, Callable[[Any], nn.Module]]]]
 """A paper's slug (or a file) -> its architectures: name -> (class of the configuration, class of the model).
@@ -32,6 +34,8 @@ def model_of(recipe: Recipe, material: Material, models: Models) -> nn.Module:
         match table:
             case PaperModel():
                 return paper_model(table, material, models)
+            case PretrainedTable() if material.vocab is not None:
+                return pretrained_model(table, material)
             case TransformerTable() if material.vocab is not None:
                 shape = table.model_dump(exclude={"kind"})
                 return Transformer(TransformerConfig(vocab=material.vocab, context=material.context, **shape))
@@ -53,6 +57,19 @@ def model_of(recipe: Recipe, material: Material, models: Models) -> nn.Module:
         raise BadInput(f"model.{key}", error.found, error.expected) from error
     kinds = {"text": "transformer, gru, lstm or elman", "images": "mlp, cnn, gru, lstm or elman", "a table": "mlp, gru, lstm or elman"}
     raise BadInput("model.kind", f"'{getattr(table, 'kind', '')}' for {material.kind}", kinds[material.kind])
+
+
+def pretrained_model(table: PretrainedTable, material: Material) -> nn.Module:
+    """With its weights, in float32. Raises BadInput where it holds fewer tokens or positions than the data has."""
+    found = locate(table.pretrained, table.revision, "model.pretrained")
+    model = pretrained(found.path)
+    assert material.vocab is not None
+    if material.vocab > model.config.vocab:
+        expected = f"at most the {model.config.vocab} of {table.pretrained}"
+        raise BadInput("data.tokenizer", f"a vocabulary of {material.vocab} tokens", expected)
+    if model.config.context is not None and material.context > model.config.context:
+        raise BadInput("data.context", str(material.context), f"at most {model.config.context}, the context of {table.pretrained}")
+    return model
 
 
 def paper_model(table: PaperModel, material: Material, models: Models) -> nn.Module:

@@ -7,6 +7,7 @@ alternatives on the command line itself stay both, and are refused as they would
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -35,6 +36,25 @@ def apply(document: dict[str, Any], overrides: Iterable[str]) -> list[str]:
     for parts, value in changes:
         _set(document, parts, value)
     return [".".join(parts) for parts, _ in changes]
+
+
+def replaced(document: Mapping[str, Any], overrides: Iterable[str]) -> list[str]:
+    """ "budget.steps=5 in place of budget.tokens = 200000", for each change that takes an alternative's place."""
+    left, lines = copy.deepcopy(dict(document)), []
+    for text in overrides:
+        before = _flat(left)
+        _make_way(left, *parsed(text))
+        gone = [f"{key} = {value!r}" for key, value in before.items() if key not in _flat(left)]
+        if gone:
+            lines.append(f"{text} in place of {', '.join(gone)}")
+    return lines
+
+
+def _flat(table: Any, place: str = "") -> dict[str, Any]:
+    entries = table.items() if isinstance(table, dict) else enumerate(table) if isinstance(table, list) and place == "methods" else None
+    if entries is None:
+        return {place: table}
+    return {key: value for name, inner in entries for key, value in _flat(inner, f"{place}.{name}".lstrip(".")).items()}
 
 
 def parsed(text: str) -> Change:
@@ -98,6 +118,8 @@ def _make_way(document: dict[str, Any], parts: Sequence[str], value: Any) -> Non
         _data(table, rest)
     elif first == "optimizers" and len(rest) == 2 and rest[1] == "kind" and isinstance(table.get(rest[0]), dict):
         _kind(table[rest[0]], value, OPTIMIZERS, "adamw")
+    elif (first == "model" and rest == ["pretrained"]) or (first == "model" and rest == ["kind"] and "pretrained" in table):
+        table.clear()
     elif first == "model" and (rest == ["use"] or "use" in table):
         if (rest == ["use"] and _slug(table.get("use")) != _slug(value)) or rest == ["kind"]:
             table.clear()  # a paper's architecture shares no settings with etude's own kinds

@@ -26,13 +26,14 @@ class Progress:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=sys.stderr)
+            print("\n" * self.drawn + text, file=sys.stderr)
+            self.drawn = False
 
     def announce(self, text: str) -> None:
         """Says something with the first update: until then a run may still be refused, and that line is to stand alone."""
         self.head = text
 
-    def update(self, share: float, loss: float) -> None:
+    def update(self, share: float, loss: float | None = None) -> None:
         if self.head:
             self.say(self.head)
             self.head = ""
@@ -41,7 +42,7 @@ class Progress:
             return
         self.shown, self.drawn = now, self.live
         left = (now - self.started) * (1 - share) / share if share > 0 else 0.0
-        line = f"{self.title}: {share:4.0%}  loss {loss:.4f}  {_duration(left)} left"
+        line = f"{self.title}: {share:4.0%}{'' if loss is None else f'  loss {loss:.4f}'}  {_duration(left)} left"
         print(f"\r{line:<78}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
 

@@ -93,6 +93,13 @@ class PaperModel(BaseModel):
         return dict(self.model_extra or {})
 
 
+class PretrainedTable(Table):
+    """A transformers folder, or an id of the Hub with a revision, fetched once."""
+
+    pretrained: Text
+    revision: Text | None = None
+
+
 MODELS: dict[str, type[BaseModel]] = {
     "transformer": TransformerTable, "gru": RecurrentTable, "lstm": RecurrentTable, "elman": RecurrentTable,
     "mlp": PerceptronTable, "cnn": ConvolutionTable,
@@ -112,13 +119,24 @@ class TextData(TextSource):
     """Language: one source, or several named ones as `[data.domains.NAME]`."""
 
     domains: Annotated[dict[str, TextSource], Field(min_length=1)] | None = None
-    tokenizer: Literal["byte", "character", "bpe"] = "byte"  # not for tokens, which are encoded already
+    tokenizer: Literal["byte", "character", "bpe", "model"] = "byte"  # "model": a pretrained one's. Tokens are encoded already
     vocab: Annotated[Whole, Field(ge=257)] = 1024  # bpe only
     context: Annotated[Whole, Field(ge=2)] = 128
     batch: Count = 16
     held_out: Part = 0.1  # share of a text or of tokens, from the end; corpora have a validation split
     separator: Annotated[str, Field(min_length=1)] | None = None  # between the documents of a text file
     documents: Literal["joined", "masked", "packed"] = "joined"
+
+
+class RowsData(Table):
+    """Rows of a JSONL or Parquet file, or of a folder that `datasets` saved, in TRL's columns, for a pretrained model."""
+
+    rows: Text
+    held_out: Below1 = 0.05  # share of the rows, spread evenly, that is measured on; assumed
+    held_out_rows: Text | None = None  # another file of them instead
+    context: Annotated[Whole, Field(ge=2)] = 512  # tokens; assumed
+    batch: Count = 8
+    too_long: Literal["error", "drop", "cut"] = "error"  # rows of more tokens than the context; documents are always cut into pieces
 
 
 class ImageData(Table):
@@ -139,7 +157,7 @@ class TableData(Table):
     batch: Count = 32
 
 
-DATA: dict[str, type[Table]] = {"text": TextData, "images": ImageData, "table": TableData}
+DATA: dict[str, type[Table]] = {"text": TextData, "rows": RowsData, "images": ImageData, "table": TableData}
 
 
 # --- [sampler] --------------------------------------------------------------------------------------------------------
@@ -242,6 +260,11 @@ class BudgetTable(Table):
 
 class ObjectiveTable(Table):
     label_smoothing: Share = 0.0  # of cross entropy, on images and classes
+    kind: Literal["dpo", "ipo", "orpo", "simpo"] | None = None  # of preferences; dpo where not given
+    beta: Positive | None = None  # dpo, ipo, simpo
+    gamma: NotNegative | None = None  # simpo
+    weight: Positive | None = None  # orpo
+    normalised: bool | None = None  # dpo: means over tokens, not sums
 
 
 class EvaluateTable(Table):
@@ -291,15 +314,21 @@ def kind_of_data(table: Any) -> str:
     """Which of `DATA` a `[data]` table is, by the key that names the data."""
     if not isinstance(table, Mapping):
         table = {name: True for name, value in dict(table).items() if value is not None} if isinstance(table, Table) else {}
-    return "table" if "table" in table else "images" if "images" in table else "text"
+    return next((key for key in ("table", "images", "rows") if key in table), "text")
 
 
 def kind_of_model(table: Any) -> str:
     if isinstance(table, BaseModel):
-        return "use" if isinstance(table, PaperModel) else str(getattr(table, "kind", ""))
+        return (
+            "use"
+            if isinstance(table, PaperModel)
+            else "pretrained"
+            if isinstance(table, PretrainedTable)
+            else str(getattr(table, "kind", ""))
+        )
     if not isinstance(table, Mapping):
         return "transformer"
-    return "use" if "use" in table else str(table.get("kind", "transformer"))
+    return next((key for key in ("use", "pretrained") if key in table), str(table.get("kind", "transformer")))
 
 
 def _kind(default: str) -> Any:
@@ -313,11 +342,15 @@ Model = Annotated[
     | Annotated[RecurrentTable, Tag("elman")]
     | Annotated[PerceptronTable, Tag("mlp")]
     | Annotated[ConvolutionTable, Tag("cnn")]
-    | Annotated[PaperModel, Tag("use")],
+    | Annotated[PaperModel, Tag("use")]
+    | Annotated[PretrainedTable, Tag("pretrained")],
     Discriminator(kind_of_model),
 ]
 Data = Annotated[
-    Annotated[TextData, Tag("text")] | Annotated[ImageData, Tag("images")] | Annotated[TableData, Tag("table")],
+    Annotated[TextData, Tag("text")]
+    | Annotated[RowsData, Tag("rows")]
+    | Annotated[ImageData, Tag("images")]
+    | Annotated[TableData, Tag("table")],
     Discriminator(kind_of_data),
 ]
 Sampler = Annotated[

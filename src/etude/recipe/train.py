@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from etude.data.packing import PackedSource
-from etude.data.sources import WindowSource
+from etude.data.sources import TensorSource, WindowSource
 from etude.data.stream import DataStream, source_of
 from etude.engine.arguments import typed, unknown_key
 from etude.engine.ledger import Budget
@@ -25,12 +27,14 @@ from etude.errors import BadInput
 from etude.learn.language import CausalLM
 from etude.learn.supervised import Supervised
 from etude.recipe.build import Resolve, build, no_models
-from etude.recipe.config import load
-from etude.recipe.folder import check_data, check_recipe
+from etude.recipe.config import load, read
+from etude.recipe.folder import DATA_FILE, check_data, check_recipe
 from etude.recipe.models import Models
-from etude.recipe.overrides import parsed
+from etude.recipe.overrides import parsed, replaced
 from etude.recipe.places import Places
 from etude.recipe.progress import Progress
+from etude.recipe.rows import objective_of
+from etude.recipe.stopping import stoppable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -59,8 +63,10 @@ def train(
     """Trains your own module on your own data, with any methods that compose.
 
     data:      (x, y) arrays or tensors, a dict of them, a text file's path, that of a folder of
-               memory-mapped tokens, token ids, an indexable data set, or a `Source`.
-    objective: by default next-token prediction for text and tokens; cross entropy for integer y, squared error for real y.
+               memory-mapped tokens, token ids, an indexable data set, or a `Source` such as `etude.rows` gives.
+    objective: by default next-token prediction for text and tokens; cross entropy for integer y, squared error for real y; for rows what
+               their columns ask for: the completions' likelihood, or DPO against a frozen copy of the model.
+               These two refuse NaN and infinities in x and y before anything runs; one that is given may read them as it likes.
     methods:   such as `[etude.method("stacking")(at=0.2)]`; one alone may stand without a list.
     budget:    such as `Budget(tokens=1_000_000)`; or `epochs` over the data (3 where neither is given).
     The model is trained in place and not re-initialised. `settings` go to `etude.engine.trainer.Trainer`. Raises BadInput.
@@ -75,7 +81,10 @@ def train(
         source = source_of(data, context)
         budget = budget or Budget(samples=(3 if epochs is None else epochs) * len(source))
         stream = DataStream(source, batch_size, seed, drop_last=isinstance(source, (WindowSource, PackedSource)))
-        objective = objective or _objective(source)
+        if objective is None:
+            objective = objective_of(source, model) or _objective(source)
+            if isinstance(source, TensorSource):
+                source.require_finite(("x", "y"))
     except BadInput as error:
         raise error.at(f"{HERE}{error.where}") if error.where.partition(".")[0] in ("data", "seed") else error from error
     with Progress("training", quiet) as shown:
@@ -87,7 +96,8 @@ def train(
         except BadInput as error:
             argument = re.split(r"[.\[, ]", error.where, maxsplit=1)[0] in inspect.signature(Trainer).parameters
             raise error.at(f"{HERE}{error.where}") if argument else error from error
-        return trainer.run(resume=resume)
+        with stoppable(trainer, "`resume=True`", shown.say):
+            return trainer.run(resume=resume)
 
 
 HERE = "etude.train, "
@@ -140,8 +150,13 @@ def train_recipe(
                 check_data(trainer.beside, folder)
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
-            shown.announce(f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}")
-            result = trainer.run(resume=resume)
+            notes = [f"{line} in {places.file}" for line in replaced(read(Path(path)), overrides)]
+            facts = json.loads(trainer.beside[DATA_FILE])
+            notes += [f"{facts[what]} rows {what}: too long for data.context" for what in ("dropped", "cut") if facts.get(what)]
+            shown.announce("\n".join([*notes, f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}"]))
+            command = shlex.join(["etude", "train", str(path), *overrides, "--resume"])
+            with stoppable(trainer, f"`{command}`", shown.say):
+                result = trainer.run(resume=resume)
         except BadInput as error:
             raise places.located(error, methods) from error
         for line in result.passed_over:

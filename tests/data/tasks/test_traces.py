@@ -5,7 +5,18 @@ import pytest
 from etude.data.tasks import task
 from etude.data.tasks.answers import answer_of
 from etude.data.tasks.countdown import Countdown
-from etude.data.tasks.traces import BACK, NoTrace, check_trace, count_backtracks, make_trace, make_traces, padded, shuffled, wrong_content
+from etude.data.tasks.traces import (
+    BACK,
+    NoTrace,
+    check_trace,
+    count_backtracks,
+    make_trace,
+    make_traces,
+    padded,
+    shuffled,
+    traces_of,
+    wrong_content,
+)
 from etude.engine.protocols import Problem
 from etude.errors import BadInput
 
@@ -27,6 +38,19 @@ def test_traces_have_exactly_k_backtracks_and_every_false_branch_fails(found, le
         assert found.verify(p, trace.text) == 1.0
         assert trace == make_trace(found, p, k)
     assert made >= (3 if k else 8)
+
+
+def test_traces_of_one_tree_are_those_made_one_by_one():
+    found = Countdown(operations="+-")
+    for i in range(12):
+        p = found.problem(1, i, 3 + i % 2)
+        try:
+            together = traces_of(found, p, (0, 1, 3, 5), 7)
+        except NoTrace:
+            continue
+        assert together == [make_trace(found, p, k, 7) for k in (0, 1, 3, 5)]
+    with pytest.raises(BadInput, match="num_backtracks: found -2"):
+        traces_of(found, p, (0, -2))
 
 
 def by_hand():

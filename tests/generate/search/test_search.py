@@ -15,9 +15,11 @@ from etude.generate.search import (
     Node,
     Question,
     Rollout,
+    Samples,
     Spent,
     Step,
     mean_of_returns,
+    merged,
     run_searches,
     visit_weighted_mean,
 )
@@ -206,7 +208,7 @@ def test_a_state_is_valued_once():
 
 
 def test_spending_is_counted_and_comes_out_at_the_limit_on_average():
-    for search in (MCTS, Beam):
+    for search in (MCTS, Beam, lambda limit, restart: Samples(limit=limit)):
         limit = Limit(cost=150, per_token=1.0, per_call=3.0)
         toy = Toy(6, 3, lambda name, path: np.random.default_rng([*map(ord, name + path)]).random())
         found = toy.run(search(limit=limit, restart=True), [f"q{i}" for i in range(60)])
@@ -267,6 +269,7 @@ def test_dead_ends():
         (lambda: MCTS(limit=Limit(rounds=1), branches=0), "MCTS.branches: found 0"),
         (lambda: MCTS(limit=Limit(rounds=1), max_depth=0), "MCTS.max_depth: found 0"),
         (lambda: Beam(limit=Limit(rounds=1), width=0), "Beam.width: found 0"),
+        (lambda: Samples(limit=Limit(rounds=1), max_depth=0), "Samples.max_depth: found 0"),
         (lambda: Rollout(mix=1.5), "Rollout.mix: found 1.5, expected a number from 0 to 1"),
         (lambda: Rollout(steps=0), "Rollout: found 0 steps"),
         (lambda: UCT(exploration=-1.0), "UCT.exploration: found -1.0"),
@@ -295,3 +298,68 @@ def test_answers_that_are_none():
         run_searches(search, questions, lambda requests: [[Step(c) for c in "abcd"]], toy.evaluate)
     with pytest.raises(BadInput, match="evaluate: found 1 answers, expected 3"):
         run_searches(search, questions, toy.expand, lambda requests: [[0.5]])
+
+
+class Scripted(Toy):
+    """Answers of two steps, each question's in a fixed order: "xa", "ya", "xb", "xa" ... ; values as told."""
+
+    def __init__(self, answers, values):
+        super().__init__(2, 1, lambda name, path: values[path])
+        self.answers = answers
+
+    def expand(self, requests):
+        return [[Step(self.answers[r.number // 2][len(r.path)], ended=len(r.path) == 1, num_tokens=3)] for r in requests]
+
+
+def test_samples_by_hand():
+    toy = Scripted(["xa", "yb", "xb", "yb", "xa", "yb"], {"xa": 0.7, "yb": 0.4, "xb": 0.9})
+    (found,) = toy.run(Samples(limit=Limit(rounds=2)))
+    assert (found.text, found.value, found.ended, found.rounds, found.reason) == ("xa", 0.7, True, 2, "rounds")
+    (found,) = toy.run(Samples(limit=Limit(rounds=5)))
+    assert (found.text, found.value) == ("xb", 0.9)
+    assert (found.spent.tokens, found.spent.calls) == (30, 3)  # an answer that comes again is not valued again
+    visits = {"".join(s.text for s in n.path): n.visits for n in found.roots[0].walk()}
+    assert visits == {"": 5, "x": 3, "xa": 2, "xb": 1, "y": 2, "yb": 2}
+    (found,) = toy.run(Samples(limit=Limit(rounds=5), end_at=0.9))
+    assert (found.text, found.rounds, found.reason) == ("xb", 3, "found")
+    (found,) = toy.run(Samples(limit=Limit(cost=19)))  # 6 tokens and a call each: 7, 14, and 5 left
+    assert (found.rounds, found.reason) == (3, "cost")
+
+
+def test_samples_go_on_from_given_steps_that_cost_nothing():
+    toy = Scripted(["xa", "yb"], {"xa": 0.7, "yb": 0.4, "zb": 0.5, "zc": 0.9})
+    toy.expand = lambda requests: [[Step("b", ended=True, num_tokens=3)] for _ in requests]
+    given = [(Step("z"),), (Step("z"), Step("c", ended=True))]
+    (found,) = toy.run(Samples(limit=Limit(rounds=2), begin=lambda question, number: given[number]))
+    assert (found.text, found.spent.tokens, found.rounds) == ("zc", 3, 2)
+    assert ["".join(s.text for s in n.path) for n in found.roots[0].walk()] == ["", "z", "zb", "zc"]
+
+
+def test_a_vote_is_the_answer_given_most_often_and_values_nothing():
+    toy = Scripted(["xa", "yb", "xb", "yb", "ya", "xa"], {})
+    (found,) = toy.run(Samples(limit=Limit(rounds=4), vote=lambda question, path: path[-1].text))
+    assert (found.text, found.value, found.spent.calls) == ("yb", 0.75, 0)
+    (found,) = toy.run(Samples(limit=Limit(rounds=2), vote=lambda question, path: path[-1].text))
+    assert (found.text, found.value) == ("xa", 0.5)  # the earlier of equals
+    (found,) = toy.run(Samples(limit=Limit(rounds=6), vote=lambda question, path: None if path[-1].text == "b" else path[-1].text))
+    assert (found.text, found.value) == ("xa", 0.5)  # shares are of all samples
+    (found,) = toy.run(Samples(limit=Limit(rounds=2), vote=lambda question, path: None))
+    assert (found.text, found.value, found.ended) == ("xa", 0.0, True)
+    assert toy.evaluations == []
+
+
+def test_merged_trees_hold_each_state_once():
+    toy = Toy(3, 2)
+    (found,) = toy.run(MCTS(limit=Limit(rounds=60), branches=2, restart=True))
+    whole = merged(found.roots)
+    assert len(found.roots) > 1
+    paths = [n.path for n in whole.walk()]
+    assert len(paths) == len(set(paths)) == 1 + 2 + 4 + 8
+    assert set(paths) == {n.path for root in found.roots for n in root.walk()}
+    assert whole.visits == sum(root.visits for root in found.roots)
+    assert whole.closed
+    for node in whole.walk():
+        if node.path:
+            assert node.estimate == toy.value("q", "".join(s.text for s in node.path))
+            assert node.ended == (len(node.path) == 3)
+    assert merged([]).children == []

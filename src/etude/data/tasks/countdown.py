@@ -8,7 +8,7 @@ Source: the television game; dossiers 05, 19, 21, 39 use it with three and four 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -28,7 +28,7 @@ class Countdown(Family):
     """difficulty: how many numbers. operations: those allowed. largest: of the given numbers. target: the largest target."""
 
     name = "countdown"
-    difficulties = (2, 3, 4, 5, 6)
+    difficulties: Sequence[int] = (2, 3, 4, 5, 6)
 
     def __init__(self, operations: str = "+-*/", largest: int = 9, target: int = 99, each: str = "exactly") -> None:
         if not operations or set(operations) - set("+-*/"):

@@ -28,8 +28,8 @@ from etude.engine.streams import derive, global_streams
 from etude.errors import BadInput, one_of
 
 LONGEST = 20_000  # characters of a response
-RENAMED = {"geometry": "simple_geometry"}
-"""names used by papers -> the package's present ones"""
+RENAMED = {"geometry": "advanced_geometry"}
+"""names used by papers -> the package's own (arXiv 2505.24273's Geometry: README of jchy20/how-much-backtrack at df310b4)"""
 
 NARROW_SEEDS = frozenset({"pool_matrix"})  # draws from numpy's global generator, whose seeds have 32 bits
 LISTS = frozenset({"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"})  # fall back to `eval` for a list

@@ -96,10 +96,16 @@ def make_trace(task: Task, problem: Problem, num_backtracks: int, seed: int = 0,
     longest: characters allowed. Raises NoTrace where none exists, saying which numbers do, and BadInput where the trace is too long or
     the task has no search tree.
     """
-    if num_backtracks < 0:
-        raise BadInput("num_backtracks", repr(num_backtracks), "a whole number >= 0")
+    return traces_of(task, problem, (num_backtracks,), seed, longest=longest)[0]
+
+
+def traces_of(task: Task, problem: Problem, numbers: Sequence[int], seed: int = 0, *, longest: int | None = None) -> list[Trace]:
+    """One problem's trace for each of several numbers of backtracks, as `make_trace` gives them; its tree is searched once."""
+    for number in numbers:
+        if number < 0:
+            raise BadInput("num_backtracks", repr(number), "a whole number >= 0")
     search = searchable(task)
-    tree = _Tree(search, problem.data, num_backtracks)
+    tree = _Tree(search, problem.data, max(numbers, default=0))
     # The right path, drawn among all and the same for every number of backtracks, and the dead branches beside it.
     rng = numpy_rng(seed, "right path", problem.id)
     state, path, dead = search.root(problem.data), [], []
@@ -111,24 +117,34 @@ def make_trace(task: Task, problem: Problem, num_backtracks: int, seed: int = 0,
         dead += [(len(path), m) for m in moves if not tree.solvable(m[1])]
         path.append((state, good[int(rng.integers(len(good)))]))
         state = path[-1][1][1]
-    rng = numpy_rng(seed, "false branches", problem.id, num_backtracks)
-    chosen = _subset([tree.size(m[1]) for _, m in dead], num_backtracks, rng)
+    found = []
+    for number in numbers:
+        lines = _written(tree, problem, path, dead, number, numpy_rng(seed, "false branches", problem.id, number))
+        text = with_working(lines, search.answer(problem.data, state))
+        if longest is not None and len(text) > longest:
+            raise BadInput(
+                f"problem {problem.id}",
+                f"a trace of {len(text)} characters",
+                f"at most {longest}: raise the limit or ask for fewer backtracks",
+            )
+        found.append(Trace(text, number))
+    return found
+
+
+def _written(tree: _Tree, problem: Problem, path: list[Any], dead: list[Any], number: int, rng: np.random.Generator) -> list[str]:
+    """The lines of working: the right path with dead branches of `number` returns in all."""
+    chosen = _subset([tree.size(m[1]) for _, m in dead], number, rng)
     if chosen is None:
         sizes = sorted({tree.size(m[1]) for _, m in dead})
-        reach = sorted(_sums([tree.size(m[1]) for _, m in dead], num_backtracks))
-        found = f"no trace with {num_backtracks} backtracks (false branches need {sizes or 'none'}; possible below: {reach})"
+        reach = sorted(_sums([tree.size(m[1]) for _, m in dead], number))
+        found = f"no trace with {number} backtracks (false branches need {sizes or 'none'}; possible below: {reach})"
         raise NoTrace(f"problem {problem.id}", found, "a number of backtracks that its search tree has")
     lines: list[str] = []
     for depth, (here, (step, _)) in enumerate(path):
         for i in (i for i in chosen if dead[i][0] == depth):
             _exhaust(tree, dead[i][1], here, lines, rng)
         lines.append(step)
-    text = with_working(lines, search.answer(problem.data, state))
-    if longest is not None and len(text) > longest:
-        raise BadInput(
-            f"problem {problem.id}", f"a trace of {len(text)} characters", f"at most {longest}: raise the limit or ask for fewer backtracks"
-        )
-    return Trace(text, num_backtracks)
+    return lines
 
 
 def _exhaust(tree: _Tree, move: tuple[str, Any], back: Any, lines: list[str], rng: np.random.Generator) -> None:

@@ -10,7 +10,7 @@ Sources: Kocsis and Szepesvári 2006 (UCT, and the mean of returns); the mean ov
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from etude.errors import BadInput
@@ -119,3 +119,30 @@ def best_of(roots: Sequence[Node]) -> Node:
     nodes = [node for root in roots for node in root.walk() if node.parent is not None]
     ended = [node for node in nodes if node.ended]
     return max(ended or nodes or roots[:1], key=lambda node: node.value)
+
+
+def merged(roots: Sequence[Node]) -> Node:
+    """One tree of several that begin with one question: states reached by equal steps are one node, which has ended where any has.
+
+    Its estimate and value are those of the first, its visits the sum of all. The trees themselves stay as they are.
+    """
+    whole = Node()
+    whole.value, whole.estimate = (roots[0].value, roots[0].estimate) if roots else (0.0, 0.0)
+    same: dict[Node, dict[Hashable, Node]] = {}
+    for root in roots:
+        stack = [(root, whole)]
+        while stack:
+            node, copy = stack.pop()
+            copy.visits += node.visits
+            copy.expanded, copy.ended = copy.expanded or node.expanded, copy.ended or node.ended
+            for child in node.children:
+                assert child.step is not None
+                known = same.setdefault(copy, {})
+                if child.step.key not in known:
+                    known[child.step.key] = copy.add(child.step, child.estimate, child.ended)
+                    known[child.step.key].value = child.value
+                stack.append((child, known[child.step.key]))
+    for node in whole.walk():
+        if not node.children:
+            node.close()
+    return whole

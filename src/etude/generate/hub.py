@@ -1,0 +1,66 @@
+"""Model folders by name: one of this machine, or one of the Hugging Face Hub, fetched once and kept in the Hub's own cache.
+
+`HF_HUB_OFFLINE=1` (and `etude train --offline`) keeps to what is there already.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from etude.errors import BadInput
+
+WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+          "chat_template*", "LICENSE*"]  # fmt: skip
+"""What is fetched of a repository: never pickled weights, never code."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Located:
+    """path: the folder. name: what was asked for. commit: of the Hub's repository; empty for a folder of this machine."""
+
+    path: Path
+    name: str
+    commit: str = ""
+
+
+def locate(name: str, revision: str | None = None, where: str = "model") -> Located:
+    """The folder of that name, or the Hub's repository `org/name` at a revision (a branch, tag or commit; "main" where none is given).
+
+    Raises BadInput for a folder that is not there, a name that is neither, an unknown repository or revision, one that asks for a
+    licence to be accepted first, and where there is neither a network nor a copy in the cache.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise BadInput(f"{where}.revision", f"'{revision}' beside a folder", "none: only the Hub has revisions")
+        return Located(folder, name)
+    if folder.exists():
+        raise BadInput(where, f"{name}, a file", "a folder with config.json and safetensors, or an id of the Hub")
+    if not _HUB_ID.fullmatch(name):
+        raise BadInput(where, f"{name}, which is not there", "a folder with config.json and safetensors, or an id of the Hub")
+    try:
+        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub.utils import disable_progress_bars, logging
+    except ImportError:
+        raise BadInput(where, "no huggingface_hub", "the package: pip install 'etude[hf]'") from None
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    at = f"'{name}'" + (f" at '{revision}'" if revision else "")
+    try:
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=WANTED))
+    except errors.GatedRepoError:
+        raise BadInput(where, f"{at}, whose licence must be accepted first", "access, asked for on its page, and `hf auth login`") from None
+    except errors.RevisionNotFoundError:
+        raise BadInput(f"{where}.revision", f"{at}, which the Hub does not have", "a branch, tag or commit of that repository") from None
+    except errors.RepositoryNotFoundError:
+        raise BadInput(where, f"{at}, neither a folder here nor a repository of the Hub", "one of the two") from None
+    except errors.LocalEntryNotFoundError:
+        expected = "a folder here, or a network to fetch it once (HF_HUB_OFFLINE unset)"
+        raise BadInput(where, f"{at}, no folder here, not in the Hub's cache, and no way to the Hub", expected) from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        line = " ".join(str(error).split())
+        raise BadInput(where, f"{at}: {line[:160]}", "a repository that the Hub gives") from error
+    return Located(found, name, found.name)
