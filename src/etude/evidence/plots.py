@@ -222,6 +222,7 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
             for x, y in pairs:
                 axes.plot(x, y, color=styles[name][0], linewidth=1.1, marker="o" if len(x) == 1 else "", markersize=4)
                 spans.append((np.asarray(x), np.asarray(y), np.asarray(y), np.asarray(y)))
+            x, y = pairs[-1]
             ends.append(End(float(x[-1]), float(y[-1]), name, styles[name][0]))
             continue
         x, mean, low, high = mean_band(pairs)
