@@ -17,10 +17,13 @@ from etude.evidence.study import Job, Outcome
 from etude.learn.logprobs import frozen_copy
 from etude.loop.loop import Progress, run_loop
 from etude.nn.transformer import Transformer
-from etude.papers.improvement.rise.answering import Answers, in_parallel, over_turns
+from etude.papers.improvement.rise.answering import in_parallel, over_turns
 from etude.papers.improvement.rise.settings import Settings
 from etude.papers.improvement.rise.steps import Rise, RiseConfig
 from etude.papers.improvement.rise.text import TOKENIZER, base_model, distinct, problems, protocol, sampling
+
+FOLLOWED = ("solved at turn 1", "corrected", "used", "rows", "right rows", "turn 1", "p1@t5", "m1@t5", "p5@t1")
+"""What is told of every iteration; the others are of the last model."""
 
 
 def config(settings: Settings, history: str) -> RiseConfig:
@@ -37,12 +40,11 @@ def config(settings: Settings, history: str) -> RiseConfig:
 def base(job: Job) -> Outcome:
     """The base as it is."""
     model, ledger = _base(job)
-    metrics, turns = measured(model, job)
-    return _outcome(model, ledger, metrics, turns, alone=True)
+    return _outcome(model, ledger, measured(model, job), job.settings, alone=True)
 
 
 def trained(job: Job, history: str = "own") -> Outcome:
-    """`iterations` of the loop; the last model is measured whole, those before it in short."""
+    """`iterations` of the loop, the model measured after each."""
     with tempfile.TemporaryDirectory() as spare:
         return _trained(job, history, job.folder or Path(spare))
 
@@ -53,19 +55,16 @@ def _trained(job: Job, history: str, folder: Path) -> Outcome:
     pool = list(islice(problems(s, job.seed, "rollouts"), s.questions * s.iterations))
     check_disjoint({p.prompt for p in pool}, {p.prompt for p in _test(job)})
     steps = Rise(
-        model, pool, protocol(), TOKENIZER, sampling(s), context=s.context, config=config(s, history), seed=derive(job.seed, "rise")
-    )
-    state, more = steps.start(), {}
-    for number in range(1, s.iterations + 1):
-        state, reports = run_loop(steps, state, number, folder / "loop", identity=f"{job.arm} {job.seed} {s}", progress=_said(job, s))
-        more |= {f"iteration {number}: {name}": value for name, value in reports[-1].items()}
-        if number < s.iterations:
-            told, _ = measured(steps.model_of(state), job)
-            more |= {f"{name}, iteration {number}": told[name] for name in ("turn 1", "p1@t5", "m1@t5", "p5@t1")}
+        model, pool, protocol(), TOKENIZER, sampling(s), context=s.context, config=config(s, history), seed=derive(job.seed, "rise"),
+        evaluate=lambda present: measured(present, job),
+    )  # fmt: skip
+    identity = f"{job.arm} {job.seed} {s}"
+    state, reports = run_loop(steps, steps.start(), s.iterations, folder / "loop", identity=identity, progress=_said(job, s))
+    metrics = dict(reports[-1])
+    for number, report in enumerate(reports, start=1):
+        metrics |= {f"{name}, iteration {number}": report[name] for name in FOLLOWED}
     ledger.merge(Ledger.from_dict(state["ledger"]))
-    last = steps.model_of(state)
-    metrics, turns = measured(last, job)
-    return _outcome(last, ledger, metrics | more, turns, alone=history == "none")
+    return _outcome(model, ledger, metrics, s, alone=history == "none")
 
 
 def _said(job: Job, s: Settings) -> Callable[[Progress], None]:
@@ -95,7 +94,7 @@ def check_disjoint(learned: set[str], test: set[str]) -> None:
         raise BadInput("questions", f"'{min(shared)}' of the test", "questions that the test does not hold")
 
 
-def measured(model: nn.Module, job: Job) -> tuple[dict[str, float], Answers]:
+def measured(model: nn.Module, job: Job) -> dict[str, float]:
     """Both ways of answering the test with a model, and what they cost beside each other."""
     s: Settings = job.settings
     test, rules = _test(job), protocol()
@@ -111,6 +110,7 @@ def measured(model: nn.Module, job: Job) -> tuple[dict[str, float], Answers]:
     each = len(test) * s.groups
     return {
         **{f"turn {t + 1}": turns.accuracy(t) for t in range(s.turns)},
+        **{f"right by turn {t + 1}": float(turns.right[:, :, : t + 1].any(2).mean()) for t in range(s.turns)},
         "p1@t5": turns.any_right(), "m1@t5": turns.voted(), "p5@t1": parallel.any_right(), "m5@t1": parallel.voted(),
         "gain over turns": turns.any_right() - turns.accuracy(), "gain over parallel": turns.any_right() - parallel.any_right(),
         "votes over parallel": turns.voted() - parallel.voted(),
@@ -122,21 +122,20 @@ def measured(model: nn.Module, job: Job) -> tuple[dict[str, float], Answers]:
         "tokens said, turns": turns.ledger.total("generated_tokens") / each,
         "tokens said, parallel": parallel.ledger.total("generated_tokens") / each,
         "repeats over turns": turns.repeats(), "repeats in parallel": parallel.repeats(),
-    }, turns  # fmt: skip
+    }  # fmt: skip
 
 
-def _outcome(model: nn.Module, ledger: Ledger, metrics: dict[str, float], turns: Answers, *, alone: bool) -> Outcome:
+def _outcome(model: nn.Module, ledger: Ledger, metrics: dict[str, float], s: Settings, *, alone: bool) -> Outcome:
     """alone: the arm's own way of answering is in parallel."""
-    metrics["five answers, oracle"] = metrics["p5@t1" if alone else "p1@t5"]
-    metrics["five answers, vote"] = metrics["m5@t1" if alone else "m1@t5"]
-    num = turns.right.shape[2]
-    places = [float(t + 1) for t in range(num)]
+    own = {"five answers, oracle": metrics["p5@t1" if alone else "p1@t5"], "five answers, vote": metrics["m5@t1" if alone else "m1@t5"]}
+    turns = range(1, s.turns + 1)
+    places = [float(t) for t in turns]
     return Outcome(
-        metrics=metrics,
+        metrics=metrics | own,
         ledger=ledger.as_dict(),
         curves={
-            "accuracy / turn": (places, [turns.accuracy(t) for t in range(num)]),
-            "right so far / turn": (places, [float(turns.right[:, :, : t + 1].any(2).mean()) for t in range(num)]),
+            "accuracy / turn": (places, [metrics[f"turn {t}"] for t in turns]),
+            "right so far / turn": (places, [metrics[f"right by turn {t}"] for t in turns]),
         },
         parameters=sum(p.numel() for p in model.parameters()),
     )

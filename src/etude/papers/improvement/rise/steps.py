@@ -14,7 +14,7 @@ from etude.data.stream import DataStream
 from etude.data.tokenizers import Tokenizer
 from etude.engine.ledger import Budget, Ledger
 from etude.engine.optim import AdamW
-from etude.engine.protocols import Generator, Problem, Sampling
+from etude.engine.protocols import Generator, Metrics, Problem, Sampling
 from etude.engine.schedule import Cosine
 from etude.engine.streams import derive, numpy_rng
 from etude.engine.trainer import Trainer
@@ -75,6 +75,7 @@ class Rise:
     model:    the architecture; its weights are those of the state.    problems: at least `config.questions`.
     teacher:  who corrects failed states; None: the present model itself, best of `best_of` under the verifier. A teacher given by the
               user charges its own ledger.
+    evaluate: measures the model after each iteration, into the round's report.
     sampling: with the end token among `stop_tokens`.    context: of the model, in tokens.
     """
 
@@ -93,11 +94,13 @@ class Rise:
         seed: int,
         teacher: Generator | None = None,
         progress: Callable[[float, float], None] | None = None,
+        evaluate: Callable[[nn.Module], Metrics] | None = None,
     ) -> None:
         if len(problems) < config.questions:
             raise BadInput("problems", str(len(problems)), f"at least the {config.questions} of an iteration")
         self.template, self.protocol, self.tokenizer, self.sampling = model, protocol, tokenizer, sampling
         self.context, self.config, self.seed, self.teacher, self.progress = context, config, seed, teacher, progress
+        self.evaluate = evaluate
         self.pool = ProblemPool([Domain("questions", problems, lambda: Retry(protocol, stop=True))])
 
     def start(self) -> State:
@@ -192,9 +195,10 @@ class Rise:
             budget=Budget(steps=c.updates), seed=seed, folder=train, checkpoint_every=0.5, progress=self.progress,
         ).run(resume=(train / "run.json").exists())  # fmt: skip
         ledger = _summed([state["ledger"], data[0]["spent"], result.ledger.as_dict()])
-        model = {k: v.detach().clone() for k, v in result.model.state_dict().items()}
+        after: State = {"model": {k: v.detach().clone() for k, v in result.model.state_dict().items()}, "ledger": ledger}
         rewards = np.array([row["reward"] for row in data])
-        return {"model": model, "ledger": ledger}, data[0]["told"] | {"rows": float(len(data)), "right rows": float((rewards == 1).mean())}
+        report: Report = data[0]["told"] | {"rows": float(len(data)), "right rows": float((rewards == 1).mean())}
+        return after, report | (self.evaluate(self.model_of(after)) if self.evaluate else {})
 
     # --- parts --------------------------------------------------------------------------------------------------------
     def _attempts(self, rollout: Rollout) -> list[Attempt]:

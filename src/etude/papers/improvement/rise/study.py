@@ -19,7 +19,7 @@ QUICK = replace(
 )  # fmt: skip
 SMOKE = replace(
     QUICK, width=16, depth=1, heads=2, demonstrations=128, base_updates=20, base_batch=16, questions=8, batch_questions=4, corrections=3,
-    best_of=2, updates=2, rows=8, turns=3, num_test=4, groups=1,
+    best_of=2, single_criterion="all", updates=2, rows=8, turns=3, num_test=4, groups=1,
 )  # fmt: skip
 
 
@@ -130,6 +130,13 @@ DEVIATIONS = (
         "none expected",
     ),
     ("SFT", "0.3 epochs of the rows", "200 updates of 64 rows, 2 to 3 epochs", "a small model learns more slowly", "larger effect"),
+    (
+        "window at test",
+        "README: the last k interactions after iteration k; its command: 2",
+        "2 after both iterations; rollouts and rows have all of them",
+        "the README's command",
+        "none expected after the first iteration, unknown after the second",
+    ),
     ("ties of votes", "not said", "the earliest answer wins", "a rule is needed", "small"),
 )
 
