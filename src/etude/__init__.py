@@ -1,8 +1,8 @@
 """etude: which published training method helps on my model and my data, and by how much?
 
 `etude.train(model, data, methods=[...])` trains your own module; `etude.method(slug)` gives a paper's method, `etude.study(slug)`
-its study, `etude.corpus(name)` a corpus, `etude.task(name)` a generator of problems with its verifier. Everything is imported when
-it is asked for, so that `import etude` is light.
+its study, `etude.corpus(name)` a corpus, `etude.rows(file, tokenizer=...)` a file of rows, `etude.task(name)` a generator of problems
+with its verifier. Everything is imported when it is asked for, so that `import etude` is light.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from etude.engine.ledger import Budget
     from etude.papers.catalogue import load_study as study
     from etude.papers.loading import method
+    from etude.recipe.rows import rows
     from etude.recipe.train import train
 
 _HOMES = {
     "train": ("etude.recipe.train", "train"),
+    "rows": ("etude.recipe.rows", "rows"),
     "corpus": ("etude.data.corpora", "corpus"),
     "study": ("etude.papers.catalogue", "load_study"),
     "task": ("etude.data.tasks", "task"),
@@ -28,7 +30,7 @@ _HOMES = {
     "Budget": ("etude.engine.ledger", "Budget"),
 }
 __version__ = "0.1.0"
-__all__ = ["Budget", "__version__", "corpus", "method", "study", "task", "train"]
+__all__ = ["Budget", "__version__", "corpus", "method", "rows", "study", "task", "train"]
 
 
 def __dir__() -> list[str]:

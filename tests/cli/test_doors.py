@@ -203,7 +203,7 @@ def test_other_failures(
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in ("list", "search", "show", "cite", "run", "train", "demo", "evidence", "data", "new-paper"):
+    for name in ("list", "search", "show", "cite", "run", "train", "demo", "evidence", "data", "init", "new-paper"):
         assert f" {name} " in out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("etude")

@@ -1,6 +1,6 @@
 import pytest
 
-from etude.data.decontamination import contamination, words
+from etude.data.decontamination import contamination, decontaminate, words
 from etude.engine.streams import numpy_rng
 from etude.errors import BadInput
 
@@ -52,6 +52,20 @@ def test_shared_runs_as_a_brute_force_count():
 def test_short_prompts_are_compared_whole():
     found = contamination(["1 + 2 ="], ["what is 1+2= ?", "1 + 3 ="])
     assert [(m.row, m.share) for m in found.matches] == [(0, 1.0)]
+
+
+def test_a_data_set_is_dropped_whole_or_loses_its_leaks():
+    many = [text(f"many{i}", 20) for i in range(100)]
+    few = [CLEAN[0], f"see {many[3]}", CLEAN[1], f"{many[4]} it is"]  # 2 % of the evaluation: not over it
+    some = [*CLEAN[2:5], *many[10:13]]  # 3 %
+    cleaned = decontaminate({"few": few, "some": some, "none": CLEAN}, {"first": many, "second": TESTS})
+    assert cleaned.kept == {"few": [0, 2], "some": [], "none": list(range(50))}
+    assert cleaned.dropped == ["some"]
+    assert cleaned.found["few", "first"].rows == [1, 3]
+    assert cleaned.found["few", "second"].rows == []
+    assert "some against first: 3 of 100 test prompts (3.0%) are in 3 of 6 rows: drop the data set" in str(cleaned)
+    with pytest.raises(BadInput, match="evaluations: found none"):
+        decontaminate({"none": CLEAN}, {})
 
 
 def test_bad_input():

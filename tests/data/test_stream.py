@@ -150,3 +150,9 @@ def test_what_a_user_has_becomes_a_stream(tmp_path):
     assert source_of(ready.source) is ready.source
     with pytest.raises(BadInput, match="data: found 3, expected"):
         source_of(3)
+
+
+def test_a_source_that_has_tokens_stays_as_it_is():
+    windows = WindowSource(np.arange(100, dtype=np.uint8), 4)
+    assert source_of(windows, 8) is windows
+    assert len(source_of(windows.tokens, 8)) == 12

@@ -13,7 +13,7 @@ from etude.data.sources import TensorSource
 from etude.data.stream import DataStream
 from etude.engine.ledger import Budget
 from etude.engine.metrics import read_metrics
-from etude.engine.optim import SGD, AdamW, Muon, Several
+from etude.engine.optim import SGD, AdamW, Alternating, Muon, Several
 from etude.engine.protocols import CHANGE, FIRST, NOISE, OBSERVE, Mapped, Method, Output, Score
 from etude.engine.schedule import Constant, Cosine
 from etude.engine.streams import generator, initialise
@@ -450,6 +450,26 @@ def test_replacement_rebuilds_the_optimizer_and_carries_moments_by_the_mapping()
     assert result.parameters == 6 * 32 + 32 + 32 * 3 + 3
     assert states["steps"] == 6
     assert not states["0.weight"]
+
+
+def test_optimizers_over_the_same_parameters_each_carry_their_own_moments():
+    stream = ToyStream(objectives=("", "", ""), optimizers=("", "a", "b"))
+    kept = []
+
+    class Watch(Method):
+        def gradients(self, run):
+            kept[:] = [{n: o.state.get(p) for n, p in run.named_parameters().items()} for o in run.optimizers.values()]
+
+        def replaced(self, run, mapping):
+            for optimizer, before in zip(run.optimizers.values(), kept, strict=True):
+                after = optimizer.state[run.named_parameters()["3.bias"]]
+                assert all(torch.equal(value, before["3.bias"][name]) for name, value in after.items())
+            first, second = (o.state[run.named_parameters()["3.bias"]] for o in run.optimizers.values())
+            assert (int(first["step"]), int(second["step"])) == (4, 2)  # the empty name is the first's
+            assert not torch.equal(first["exp_avg"], second["exp_avg"])
+
+    both = Alternating({"a": AdamW(), "b": AdamW(lr=0.01)})
+    assert trainer(stream=stream, methods=[Widen(), Watch()], optimizer=both, budget=Budget(steps=7)).run().steps == 7
 
 
 def test_a_mapping_that_forgets_a_parameter_is_refused():

@@ -220,3 +220,11 @@ def test_redrawing_takes_the_record_and_leaves_what_is_not_its_own(tiny, tmp_pat
     made = tmp_path / "out" / "quick" / "plots"
     assert all(file.read_bytes() == (made / file.name).read_bytes() for file in drawn)
     assert all(file.stat().st_size < 60_000 for file in drawn)
+
+
+def test_seeds_without_a_shared_place_are_drawn_each_for_itself():
+    apart = {"solved / cost": [[[1.0, 2.0], [0.1, 0.2]], [[5.0], [0.4]]]}
+    record = record_of({"search": arm(apart)}, seeds=[0, 1])
+    figure = plots.paint(Plot(title="Solved", kind="curve", curve="solved / cost"), record)
+    assert [line.get_xdata().tolist() for line in figure.axes[0].lines] == [[1.0, 2.0], [5.0]]
+    assert_inside(figure)

@@ -97,8 +97,8 @@ def test_whitening():
 
 def test_length_shaping_by_hand():
     overlong = Overlong(max_tokens=20, margin=4)
-    assert [overlong(n, "length") for n in (10, 16, 17, 19, 20, 25)] == [0, 0, -0.25, -0.75, -1, -1]
-    assert [Unfinished()(5, f) for f in ("stop", "length", "context")] == [0, -10, -10]
+    assert [overlong(n, "length", 1.0) for n in (10, 16, 17, 19, 20, 25)] == [0, 0, -0.25, -0.75, -1, -1]
+    assert [Unfinished()(5, f, 10.0) for f in ("stop", "length", "context")] == [0, -20, -20]  # -10 in the place of the 10
     with pytest.raises(BadInput, match=r"Overlong\.margin"):
         Overlong(max_tokens=4, margin=5)
 

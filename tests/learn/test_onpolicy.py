@@ -1,6 +1,7 @@
 """Rollouts under the trainer: what a round holds, what it costs, what is logged, and that kills change nothing."""
 
 import json
+import math
 import os
 import signal
 
@@ -25,7 +26,7 @@ from etude.learn.logprobs import frozen_copy
 from etude.learn.onpolicy import RolloutStream
 from etude.learn.policy import PolicyConfig, PolicyGradient
 from etude.learn.ppo import PPO
-from etude.learn.problems import Domain, ProblemPool
+from etude.learn.problems import Domain, ProblemPool, Verified, reward_of
 from etude.learn.rollouts import Collector, VerifierFailed
 from etude.learn.round import RoundConfig, informative
 from etude.learn.success import Success
@@ -272,7 +273,8 @@ def test_shaping_is_part_of_the_reward():
         PlainGenerator(tiny()), np.arange(4), 3, seed=1, prompt_ids=range(4)
     )
     for a, b in zip(plain, shaped, strict=True):
-        assert b.reward - a.reward == pytest.approx((0 if a.finish == "stop" else -10) - max(0, (a.num_generated - 1) / 2))
+        # In their order: what never stopped is worth -10, whatever it had earned, and then pays for its length too.
+        assert b.reward == pytest.approx((a.reward if a.finish == "stop" else -10) - max(0, (a.num_generated - 1) / 2))
         assert b.rewards[-1] == pytest.approx(b.reward)
 
 
@@ -312,6 +314,53 @@ def test_a_verifier_that_fails_is_named_and_its_candidate_kept(tmp_path):
     assert {r["reward"] for r in failed} == {0}
     metrics = [m for m in read_metrics(tmp_path / "zero") if "loss" in m]
     assert sum(m["verifier_failures"] for m in metrics) == len(failed)
+
+
+class Odd(Copy):
+    """Gives anything but a number, by the response's first character."""
+
+    def verify(self, problem, response):
+        return {"3": "1", "4": None, "5": [1], "6": float("inf")}.get(response[:1], 1)
+
+
+def test_rewards_are_numbers_and_nothing_else():
+    assert [reward_of(v) for v in (1, True, np.float32(0.5), torch.tensor(2.0))] == [1.0, 1.0, 0.5, 2.0]
+    for value, kind, said in (("1", TypeError, "returned '1', a str"), (None, TypeError, "returned None, a NoneType"),
+                              (math.nan, ValueError, "returned nan")):  # fmt: skip
+        with pytest.raises(kind, match=said):
+            reward_of(value)
+
+
+def test_a_verifiable_reward_pays_for_full_marks_alone():
+    problem = Problem("copy/x", "42?", "42", 2)
+    for response, paid in (("42", 10.0), ("41", 0.0), ("7", 0.0)):
+        environment = Verified(Copy())
+        assert environment.reset(problem) == "42?"
+        turn = environment.step(response)
+        assert (turn.reward, turn.terminated) == (paid, True)
+    nan = Verified(Broken())
+    nan.reset(problem)
+    with pytest.raises(ValueError, match="returned nan"):  # no quiet 0
+        nan.step("7")
+    with pytest.raises(BadInput, match="Verified.paid: found 0, expected a number > 0"):
+        Verified(Copy(), paid=0)
+    pool = ProblemPool.given(Copy(), [problem], Verified)
+    assert pool.domain_names == ("copy",)
+    assert isinstance(pool.environment(0), Verified)
+    assert ProblemPool.of(Copy(), 0, {1: 3}, Verified)[2] == ProblemPool.of(Copy(), 0, {1: 3})[2]
+
+
+@pytest.mark.parametrize("task", [Broken(), Odd()])
+def test_an_evaluation_names_a_verifier_that_fails_or_counts_it(task):
+    pool = ProblemPool.of(task, 0, {1: 20})
+    rules = {"encode": Letters().encode, "sampling": Sampling(max_tokens=1), "samples": 20}
+    with pytest.raises(VerifierFailed, match=r"the verifier of problem copy/0/1/\d+ failed on the response '\d': \w+Error: "):
+        Success(PlainGenerator, pool, **rules)(tiny())
+    told = Success(PlainGenerator, pool, failures="zero", **rules)(tiny())
+    assert told["verifier_failures"] == pytest.approx(400 * (1 - told["solved"]))
+    assert "verifier_failures" not in Success(PlainGenerator, ProblemPool.of(Copy(), 0, {1: 2}), **rules)(tiny())
+    with pytest.raises(BadInput, match="failures: found 'skip', expected stop or zero"):
+        Success(PlainGenerator, pool, failures="skip", **rules)
 
 
 class Listener(SamplerBase):

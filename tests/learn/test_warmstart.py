@@ -11,6 +11,7 @@ import torch
 
 from etude.data.tokenizers import Characters
 from etude.engine.ledger import Ledger
+from etude.engine.optim import AdamW, Muon
 from etude.engine.protocols import Batch
 from etude.errors import BadInput
 from etude.learn import warmstart
@@ -50,9 +51,17 @@ def test_it_is_taught_once_and_costs_the_same_from_the_cache(tmp_path, monkeypat
     assert spent.total("tokens") == 5 + first.ledger.total("tokens")
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"steps": 13}, {"lr": 1e-3}, {"rows": ROWS[:-1]}, {"rows": ROWS[::-1]}, {"end": 0}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 4}, {"steps": 13}, {"lr": 1e-3}, {"rows": ROWS[:-1]}, {"rows": ROWS[::-1]}, {"end": 0}, {"optimizer": Muon()}]
+)
 def test_whatever_it_depends_on_makes_another(tmp_path, change):
     assert base(tmp_path).key != base(tmp_path, **change).key
+
+
+def test_an_optimizer_of_ones_own_teaches(tmp_path):
+    usual, same_again = base(tmp_path), base(tmp_path, optimizer=AdamW(lr=2e-3, weight_decay=0.01))
+    assert same(usual, same_again)
+    assert not same(usual, base(tmp_path, optimizer=Muon()))
 
 
 def loss_of(taught):

@@ -203,27 +203,71 @@ def test_pairs_with_an_unfinished_half_are_left_out():
 
 
 # --- the testbed ------------------------------------------------------------------------------------------------------
-def test_prompts_are_disjoint_from_the_test_and_corruption_has_its_share():
+def test_demonstrations_are_wrong_in_their_share():
     rows = text.demonstrations(replace(TINY, demonstrations=2_000), seed=1)
     known = {p.prompt: p for p in islice(text.problems(TINY, 1, "demonstrations", test=None), 2_000)}
     wrong = [answer != known[prompt].answer for prompt, answer in rows]
     assert np.mean(wrong) == pytest.approx(TINY.corrupted, abs=0.04)
-    held_out = list(islice(text.problems(TINY, 1, "test", test=True), 300))
-    drawn = list(islice(text.problems(TINY, 1, "prompts"), 2_000))
-    assert not {p.prompt for p in held_out} & {p.prompt for p in drawn}
-    text.check_disjoint(drawn, held_out)
-    with pytest.raises(BadInput, match="prompts: found '.*' of the test"):
-        text.check_disjoint(drawn, drawn[:1])
-    assert {text.kind_of(p) for p in held_out} == set(text.KINDS)
+
+
+def whole_test(seed):
+    return text.held_out(STUDY.scales["cpu"].settings, seed)
+
+
+def test_a_test_has_no_repeats_and_nothing_like_it_is_trained_on():
+    for seed in (0, 1, 100):
+        held = whole_test(seed)
+        assert [sum(text.kind_of(p) == kind for p in held) for kind in text.KINDS] == [80, 160]
+        assert len({p.prompt for p in held}) == 240
+        drawn = list(islice(text.problems(TINY, seed, "prompts"), 2_000))
+        assert not {text.group(p) for p in held} & {text.group(p) for p in drawn}
+        assert len({text.group(p) for p in drawn if text.kind_of(p) == "sums"}) == 52  # of 78 pairs of terms, all that are left
+
+
+def test_seeds_have_tests_of_their_own_and_tuning_one_that_no_other_has():
+    sums = {seed: {text.group(p) for p in whole_test(seed) if text.kind_of(p) == "sums"} for seed in (0, 1, 2, 3, 100, 101)}
+    assert sums[100] == sums[101]
+    assert not sums[100] & (sums[0] | sums[1] | sums[2] | sums[3])
+    assert len(sums[0] & sums[1]) < 20 < len(sums[0])
+
+
+def test_sums_of_the_same_terms_go_together():
+    sums = {text.terms(prompt) for prompt in ("3+11=", "11+3=", "3-11=", "11-3=")}
+    assert sums == {(3, 11)}
+
+
+def test_a_prompt_of_the_test_is_refused():
+    held = whole_test(0)
+    test = text.Test(held, [], np.zeros(0))
+    path = next(p for p in islice(text.problems(TINY, 0, "prompts"), 9) if text.kind_of(p) == "paths")
+    test.refuse(path)
+    for problem in (held[-1], held[0], replace(held[0], prompt="+".join(map(str, reversed(text.terms(held[0].prompt)))) + "=")):
+        with pytest.raises(BadInput, match="prompts: found '.*' of the test, expected prompts that the test does not hold"):
+            test.refuse(problem)
+    with pytest.raises(BadInput, match="settings.test_sums: found 200, expected at most the"):
+        text.held_out(replace(TINY, test_sums=200), 0)
+
+
+def test_the_optimum_over_the_answers_that_are_known():
+    p = {"a": 0.5, "b": 0.2, "c": 0.1}
+    samples = [[Completion(np.array([ord(k)]), k, np.array([math.log(p[k])]), "stop") for k in "bbca"]]
+    samples[0].append(Completion(np.array([7]), "d", np.array([0.0]), "length"))  # unfinished: no answer
+    test = text.Test([], [np.array([ord("a")])], np.log([0.5]))
+    assert test.mass_at_optimum(samples, 1.0) == pytest.approx(0.25 / (0.25 + 0.04 + 0.01))
+    assert test.mass_at_optimum(samples, 0.5) == pytest.approx(0.125 / (0.125 + 0.008 + 0.001))
 
 
 def test_mass_is_exact_and_samples_agree_with_it():
     base = text.base_model(TINY, 3).model
-    test = text.Test.of(base, replace(TINY, num_test=6), 3)
+    test = text.Test.of(base, replace(TINY, test_sums=2, test_paths=4), 3)
     measured = test.measured(base, replace(TINY, test_samples=400), 3)
     assert measured["mass on the mode"] == pytest.approx(np.exp(test.logprobs).mean(), abs=1e-5)
     assert measured["mode given"] == pytest.approx(measured["mass on the mode"], abs=4 * 0.5 / math.sqrt(2_400))
-    assert test.about_base()["coverage"] == pytest.approx(np.exp(-test.logprobs).mean())
+    about = test.about_base()
+    assert about["coverage"] == pytest.approx(np.exp(-test.logprobs).mean())
+    for name, told in (("coverage", about), ("mode accuracy", about), ("mass on the mode", measured), ("accuracy", measured)):
+        assert told[name] == pytest.approx((2 * told[f"{name}, sums"] + 4 * told[f"{name}, paths"]) / 6), name
+    assert about["coverage, sums"] == pytest.approx(np.exp(-test.logprobs[:2]).mean())
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -247,8 +291,21 @@ def test_needed_samples_by_hand():
     assert tables.needed_fixed(draws, 0.5, 0.5) == (1 * 4, 0.5)
     assert tables.needed_fixed(draws, 0.0, 0.4)[0] == math.inf
     # mu = 0.4: best * k >= 0.4 at k = 2, 2, 1, 3: eight samples; the winners: y*, another, y*, y*.
-    assert tables.needed_adaptive(draws, 0.0, 0.5, mus=np.array([0.4])) == (8, 1.0)
-    assert tables.needed_adaptive(draws, 0.0, 0.5, mus=np.array([0.7]))[0] == math.inf  # 0.2 * 3 is not enough
+    assert tables.needed_by_mu(draws, 0.0, 0.5, mus=np.array([0.4])) == (8, 1.0)
+    assert tables.needed_by_mu(draws, 0.0, 0.5, mus=np.array([0.7]))[0] == math.inf  # 0.2 * 3 is not enough
+    # mu = 0.1: after one sample each, two winners of four are y*, both contexts' halves not: 0.1, 0.2, 0.4, 0.1.
+    assert tables.needed_by_mu(draws, 0.5, 0.5, mus=np.array([0.1, 0.4])) == (4, 0.5)
+
+
+def test_adaptive_sampling_in_a_table_stops_at_the_theorems_mu():
+    rng = numpy_rng(2, "x")
+    draws = tables.Draws.of(tables.bases(np.full(12, 8.0), 256, rng), 30, 96, rng)
+    needed, share = tables.needed_adaptive(draws, 0.1, 0.5)
+    steps = 0
+    for best in draws.best.reshape(-1, 96):
+        steps += next(k for k in range(1, 97) if best[k - 1] * k >= math.log(4))
+    assert (needed, share) == (steps, 1.0)
+    assert tables.needed_by_mu(draws, 0.1, 0.5)[0] < needed
 
 
 def test_in_a_table_the_need_is_geometric_and_proportional_to_coverage():
@@ -269,30 +326,58 @@ def test_the_linear_class_against_enumeration():
     assert drawn.mean(0) == pytest.approx(np.tanh(theta), abs=0.02)
 
 
-def test_linear_regression_finds_the_optimum_and_optimism_leaves_it():
+def test_linear_regression_finds_the_optimum():
     theta, rng = np.full(4, 0.2), numpy_rng(0, "x")
     fitted = tables.linear_regression(theta, 0.5, 0.0, 1, 200, 10.0, rng)
     assert fitted == pytest.approx(3 * theta)  # (1 + 1 / beta) theta
     assert tables.linear_regression(theta, 0.5, 0.0, 1, 200, 0.4, rng) == pytest.approx(np.full(4, 0.4))
-    moved = tables.linear_regression(theta, 0.5, 0.5, 2, 200, 10.0, rng)
-    assert (moved < fitted).any() or (moved > fitted).any()
+    assert tables.linear_regression(theta, 0.5, 0.0, 3, 200, 10.0, rng) == pytest.approx(fitted)
 
-    def objective(w, pairs):
-        return (0.5 * pairs @ (w - theta) - pairs @ theta) ** 2
 
-    assert objective(fitted, rng.normal(size=(9, 4))).max() < 1e-12
+def test_optimism_is_minimised_with_the_squares_and_makes_the_bases_samples_unlikely():
+    theta, beta, rng = np.array([0.2, 0.4, 0.1]), 0.5, numpy_rng(0, "x")
+    first, second = tables.draw_signs(theta, (40,), rng), tables.draw_signs(theta, (40,), rng)
+    difference = first - second
+    target = (1 + 1 / beta) * (difference @ theta)
+
+    def total(w, optimism):  # written out, term by term
+        squares = sum((beta * (d @ w - t)) ** 2 for d, t in zip(difference, target, strict=True))
+        return squares + optimism * sum(y @ w - np.log(2 * np.cosh(w)).sum() for y in second)
+
+    def found(optimism):
+        return tables._descend(3 * theta, difference, target, beta, second, optimism, 10.0)
+
+    assert tables.explored(theta, difference, target, beta, second, 0.3) == pytest.approx(total(theta, 0.3))
+    plain, moved = found(0.0), found(0.3)
+    assert plain == pytest.approx(3 * theta)
+    for step in rng.normal(size=(200, 3)):
+        assert total(moved + 1e-2 * step, 0.3) > total(moved, 0.3)
+    told = [total(w, 1.0) - total(w, 0.0) for w in (found(-0.3), plain, moved, found(0.6))]  # sum log pi(y')
+    assert told == sorted(told, reverse=True)
+    assert told[1] - told[2] > 0.1
+    assert (np.abs(tables._descend(3 * theta, difference, target, beta, second, 0.3, 0.7)) <= 0.7).all()
 
 
 def test_linear_sft_is_maximum_likelihood_on_winners():
     theta = np.full(3, 0.3)
-    fitted = tables.linear_sft(theta, 1, 20_000, 5.0, numpy_rng(0, "x"))
+    drawn = tables.draw_signs(theta, (20_000,), numpy_rng(0, "x"))
+    fitted = tables.linear_sft(theta, 1, drawn, 5.0)
     assert fitted == pytest.approx(theta, abs=0.03)  # the best of one is the base
-    sharper = tables.linear_sft(theta, 8, 20_000, 5.0, numpy_rng(0, "x"))
+    sharper = tables.linear_sft(theta, 8, drawn, 5.0)
     assert tables.mass_on_ones(sharper) > 2 * tables.mass_on_ones(theta)
+    # Groups of two of five samples: the fifth is left over; of equals the first wins.
+    five = np.array([[1, 1, -1], [1, 1, 1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1]], dtype=float)
+    assert tables.linear_sft(theta, 2, five, 30.0) == pytest.approx([0.0, 30.0, 0.0])  # winners: + + +, - + -
+
+
+def test_winners_that_agree_stop_at_the_bound_where_tanh_is_one():
+    ones = np.ones((4, 20))
+    with np.errstate(all="raise"):
+        assert tables.linear_sft(np.full(20, 0.1), 2, ones, 27.8) == pytest.approx(np.full(20, 27.8))
 
 
 # --- arms -------------------------------------------------------------------------------------------------------------
-TRAINED = ("unselected", "SFT 4", "SFT 16", "SFT 64", "adaptive", "RLHF", "XPO")
+TRAINED = ("unselected", "SFT 5", "SFT 16", "SFT 64", "adaptive", "RLHF", "XPO")
 
 
 @pytest.fixture(scope="module")
@@ -314,21 +399,58 @@ def test_claims_have_their_metrics_and_arms(outcomes):
     for claim in STUDY.claims:
         for arm in claim.arms_named:
             assert claim.metric in outcomes[arm].metrics
-    assert all(STUDY.headline in outcome.metrics for outcome in outcomes.values())
+    for name, arm in STUDY.arms.items():
+        for metric in arm.instead or (STUDY.headline,):
+            assert metric in outcomes[name].metrics, (name, metric)
+        assert (STUDY.headline in outcomes[name].metrics) == (not arm.instead)
+
+
+def test_the_table_arms_need_what_the_table_says(outcomes):
+    rng = numpy_rng(5, "table", "coverage 8")
+    needed = tables.mean_needed(tables.needed_fixed, tables.even(8.0, 8), 64, 4, TINY.tables, arms.EPSILON, 0.5, rng)
+    told = outcomes["table"].curves["samples needed / coverage"]
+    assert (told[0], told[1][1]) == ([4.0, 8.0], needed)
+    assert outcomes["table"].metrics["slope in coverage"] == pytest.approx(math.log2(told[1][1] / told[1][0]))
+    # Four prompts of eight contexts; 12 * 1.5 * C samples of each over even coverages, then an uneven one.
+    longest = [12 * 1.5 * 4, 12 * 1.5 * 8, math.ceil(12 * tables.uneven(6.0, 8).max())]
+    assert outcomes["table"].ledger["generate"]["samples"] == TINY.tables * 8 * 4 * sum(longest)
+    adaptive = outcomes["table, adaptive"].metrics
+    assert adaptive["samples needed, uneven coverage, best mu"] <= adaptive["samples needed, uneven coverage"]
+
+
+def test_the_linear_arms_spend_alike_and_sft_takes_its_best_n():
+    settings = STUDY.scales["cpu"].settings
+    found = {name: run(name, settings) for name in ("linear SFT", "linear RLHF", "linear XPO")}
+    assert {o.ledger["generate"]["samples"] for o in found.values()} == {16 + 64 + 256 + 1_024}
+    assert {round(o.metrics["coverage"]) for o in found.values()} == {round((1 + math.exp(-0.2)) ** 20)}
+    numbers, masses = found["linear SFT"].curves["mass in the linear class / N"]
+    assert numbers == [2**k for k in range(11)]
+    assert found["linear SFT"].metrics[arms.LINEAR] == max(masses) < 0.1
+    for name in ("linear RLHF", "linear XPO"):  # 512 pairs show all 20 weights; what they ask for is all but y* at this beta
+        assert found[name].metrics[arms.LINEAR] > 0.999
+        assert found[name].curves["mass in the linear class / samples"][1][0] < 0.5  # eight pairs do not
 
 
 def test_more_samples_are_likelier_and_the_base_stays_as_it_is(outcomes):
-    many = replace(TINY, num_test=40)
+    many = replace(TINY, test_sums=20, test_paths=20)
     given = [run(name, many).metrics["mass on the mode"] for name in ("base", "best of 16", "best of 64")]
     assert given[0] < given[1] < given[2]
-    untrained = run("SFT 16", replace(TINY, lr=1e-12))
+    untrained = run("SFT 16", replace(TINY, rates={"SFT 16": 1e-12}))
     for metric in ("mass on the mode", "accuracy"):
         assert untrained.metrics[metric] == pytest.approx(outcomes["base"].metrics[metric], abs=1e-4)
 
 
 def test_exploration_switched_off_is_the_offline_regression_bit_for_bit():
-    still = replace(TINY, rounds=1, optimism=0.0)
+    still = replace(TINY, rounds=1, optimism=0.0, rates=dict.fromkeys(TRAINED, 1e-3), betas={"RLHF": 0.5, "XPO": 0.5})
     assert run("XPO", still).metrics == run("RLHF", still).metrics
+
+
+@pytest.mark.parametrize("name", ["SFT 5", "adaptive", "XPO"])
+def test_each_prompt_is_held_against_the_test(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr(text.Test, "refuse", lambda self, problem: seen.append(problem))
+    winners = run(name).metrics.get("winners", 64)
+    assert len(seen) >= winners > 0
 
 
 def test_pairs_come_from_the_present_model_and_the_base_and_all_are_kept(monkeypatch):
@@ -382,8 +504,9 @@ def test_settings_refuse():
         Settings(corrupted=1.0)
     with pytest.raises(BadInput, match="settings: found 10 samples, batches of 64, expected at least 128 samples"):
         Settings(num_samples=10)
-    with pytest.raises(BadInput, match="settings.delta"):
-        Settings(delta=0.0)
+    for name in ("delta", "adaptive_delta"):
+        with pytest.raises(BadInput, match=f"settings.{name}: found 0.0, expected a share"):
+            Settings(**{name: 0.0})
 
 
 def test_the_papers_model_and_the_sources():

@@ -87,7 +87,7 @@ def test_a_recipe_goes_to_toml_and_back(tmp_path):
         ("data.domains.a.txt=x", "command line, data.domains.a.txt: found an unknown key, expected a known one; did you mean 'text'?"),
         ("data={domains={a={}}}", "command line, data.domains.a: found nothing, expected one of text, corpus and tokens"),
         ("data={domains={a={text='x', tokens='y'}}}", "command line, data.domains.a: found text and tokens"),
-        ("data={}", "command line, data: found neither text, corpus, tokens, domains, images nor table"),
+        ("data={}", "command line, data: found neither text, corpus, tokens, domains, rows, images nor table"),
         ("data={tokens='t', tokenizer='bpe'}", "command line, data.tokenizer: found 'bpe' beside tokens"),
         ("data={tokens='t', separator='x'}", "command line, data.separator: found it without a text file"),
         ("data={images='cats'}", "command line, data.images: found 'cats', expected 'digits' or 'mnist1d'"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hf_folders import chat_folder
 
 from etude.papers.loading import load_methods, load_models
 from etude.recipe.config import load
@@ -24,7 +25,7 @@ def ran(name, tmp_path, *changes):
 
 
 def test_no_recipe_of_the_guide_is_left_out():
-    assert {p.name for p in GUIDE.glob("*.toml")} == {"recipe.toml", "table.toml", "images.toml", "mixture.toml"}
+    assert {p.name for p in GUIDE.glob("*.toml")} == {"recipe.toml", "table.toml", "images.toml", "mixture.toml", "rows.toml"}
 
 
 def test_a_text(tmp_path):
@@ -65,3 +66,13 @@ def test_a_mixture(tmp_path):
     assert data["vocab"] == 300
     assert set(data["sources"]) == {"letters", "notes"}
     assert tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())["run"]["clip"] == "none"
+
+
+def test_rows(tmp_path):
+    chat_folder(tmp_path / "model")
+    lines = [{"prompt": f"{i} and {i}?", "completion": f" {2 * i}"} for i in range(40)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    changes = [f"model.pretrained={tmp_path}/model", f"data.rows={tmp_path}/mine.jsonl", "data.context=64", "budget.samples=24"]
+    summary, data = ran("rows.toml", tmp_path, *changes)
+    assert list(summary["metrics"]) == ["held-out/loss"]
+    assert (data["rows"]["kind"], data["samples"], data["held_out_samples"]) == ("completion", 38, 2)

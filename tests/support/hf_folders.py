@@ -28,3 +28,19 @@ def qwen_folder(place, text=WORDS * 20, vocab=300, **sizes):
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
     return place
+
+
+CHAT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message.content + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""A ChatML template that says itself what is the assistant's."""
+
+
+def chat_folder(place, template=CHAT, **sizes):
+    """`qwen_folder` with a chat template."""
+    qwen_folder(place, **sizes)
+    (place / "chat_template.jinja").write_text(template)
+    return place

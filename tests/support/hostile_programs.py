@@ -140,7 +140,7 @@ FAMILIES = (
             "x = 0\nwhile True: x += 1",
             "9 ** 9 ** 9",
             "import re; re.match('(a+)+$', 'a' * 60 + 'b')",
-            "[threading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start() for _ in range(4)]",
+            "[threading.Thread(target=lambda: sum(iter(int, 1))).start() for _ in range(4)]",
             "sum(iter(int, 1))",
             "while True: os.getppid()",
             "try:\n    while True: pass\nfinally:\n    while True: pass",

@@ -1,4 +1,4 @@
-"""`etude data`, `etude recipe` and `etude new-paper`: what a run and a study are made of."""
+"""`etude init`, `etude data`, `etude recipe` and `etude new-paper`: what a run and a study are made of."""
 
 from __future__ import annotations
 
@@ -23,7 +23,36 @@ def add(app: typer.Typer) -> None:
     recipe.callback()(recipes)
     recipe.command("migrate")(migrate_recipe)
     app.add_typer(recipe, name="recipe", rich_help_panel="Make")
+    app.command("init", rich_help_panel="Use")(init)
     app.command("new-paper", rich_help_panel="Make")(new_paper)
+
+
+def init(
+    model: Annotated[str, typer.Option("--model", metavar="M", help="A transformers folder, or an id of the Hub.")],
+    data: Annotated[str, typer.Option("--data", metavar="D", help="JSONL, Parquet, or a folder that `datasets` saved.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = Path("recipe.toml"),
+    revision: Annotated[str | None, typer.Option("--revision", metavar="R", help="Of the Hub: a branch, tag or commit.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a first recipe for your model and your rows, and show three of them with what is learnt marked."""
+    from etude.recipe.starting import started
+
+    done = started(model, data, out, revision=revision)
+    if json:
+        print_json({**asdict(done), "path": str(out)})
+        return
+    for example in done.examples:
+        print(f"--- {example.title}")
+        print(_marked(example.parts))
+    mark = "in green" if sys.stdout.isatty() else "in [[ ]]"
+    print(f"--- the loss is on what stands {mark}; {done.samples:,} samples, context {done.context}")
+    print(f"{out}: run it with etude train {out}")
+
+
+def _marked(parts: tuple[tuple[str, bool], ...]) -> str:
+    """Colour on a terminal, brackets in a pipe."""
+    before, after = ("\x1b[32m", "\x1b[0m") if sys.stdout.isatty() else ("[[", "]]")
+    return "".join(f"{before}{text}{after}" if said else text for text, said in parts)
 
 
 def corpora(context: typer.Context) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from etude.errors import BadInput
@@ -108,3 +108,43 @@ def contamination(
                 found.append(Match(number, row, part, run))
     found.sort(key=lambda m: (m.test, -m.share, m.row))
     return Contamination(tuple(found), len(tests), len(rows), most)
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What is left of data sets. kept: data set -> the rows to train on, in order. found: (data set, evaluation) -> what was compared."""
+
+    kept: Mapping[str, list[int]]
+    found: Mapping[tuple[str, str], Contamination]
+
+    @property
+    def dropped(self) -> list[str]:
+        """Data sets dropped whole."""
+        return sorted({data for (data, _), contamination in self.found.items() if contamination.drop_all})
+
+    def __str__(self) -> str:
+        return "\n".join(f"{data} against {evaluation}: {told}" for (data, evaluation), told in self.found.items())
+
+
+def decontaminate(
+    data: Mapping[str, Sequence[str]], evaluations: Mapping[str, Sequence[str]], *, n: int = 8, share: float = 0.5, most: float = 0.02,
+    tokenize: Callable[[str], Sequence[str]] = words,
+) -> Cleaned:  # fmt: skip
+    """Every data set's texts against every evaluation's prompts: a data set that holds over `most` of any evaluation is dropped whole,
+    of the others the rows that match. n, share, most, tokenize and what is refused: as in `contamination`.
+
+    Raises BadInput for no evaluations too.
+    """
+    if not evaluations:
+        raise BadInput("decontaminate: evaluations", "none", "at least one")
+    found = {
+        (name, evaluation): contamination(prompts, texts, n=n, share=share, most=most, tokenize=tokenize)
+        for name, texts in data.items()
+        for evaluation, prompts in evaluations.items()
+    }
+    kept: dict[str, list[int]] = {}
+    for name, texts in data.items():
+        compared = [found[name, evaluation] for evaluation in evaluations]
+        matched = {row for c in compared for row in c.rows}
+        kept[name] = [] if any(c.drop_all for c in compared) else [row for row in range(len(texts)) if row not in matched]
+    return Cleaned(kept, found)

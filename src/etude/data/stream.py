@@ -147,7 +147,9 @@ def source_of(data: Any, context: int = 128) -> Source:
         if len(data) != 2:
             raise BadInput("data", f"{len(data)} values", "(x, y), or a dict of more named tensors")
         return TensorSource(x=data[0], y=data[1])
-    if hasattr(data, "tokens") or (isinstance(data, (np.ndarray, torch.Tensor)) and data.ndim == 1):
+    if (hasattr(data, "tokens") and not callable(getattr(data, "get", None))) or (
+        isinstance(data, (np.ndarray, torch.Tensor)) and data.ndim == 1
+    ):
         return WindowSource(data, context)
     if not isinstance(data, (type, list, str, bytes)) and hasattr(data, "__len__"):
         if callable(getattr(data, "get", None)):

@@ -122,6 +122,13 @@ class BytePairs:
         return json.dumps({"kind": "bpe", "inner": json.loads(self.inner.to_str())})
 
 
+def byte_characters() -> list[str]:
+    """[256] the character that stands for each byte in byte-level vocabularies: itself where it can be printed, else one from 256 on."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printed]
+    return [chr(256 + others.index(b)) if b in others else chr(b) for b in range(256)]
+
+
 def save(tokenizer: Tokenizer, path: Path) -> None:
     write_atomic(path, tokenizer.to_json())
 

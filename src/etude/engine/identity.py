@@ -13,6 +13,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from etude.engine.protocols import Method, Objective, Source, Stream
 
@@ -72,6 +74,16 @@ def describe_objectives(objectives: Mapping[str, Objective]) -> dict[str, Any]:
 def digests(parts: Mapping[str, Any]) -> dict[str, str]:
     """A short hash a part, so that what differs can be named."""
     return {k: hashlib.sha256(json.dumps(v, sort_keys=True, default=str).encode()).hexdigest()[:16] for k, v in parts.items()}
+
+
+def fingerprint(model: nn.Module | None) -> str:
+    """Of a model's values; the empty string for none."""
+    if model is None:
+        return ""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def difference(there: Any, here: Any) -> str:

@@ -134,10 +134,35 @@ class Several:
         return built
 
 
+@dataclass(frozen=True)
+class Alternating:
+    """Several named optimizers over all the same parameters, each with its own state; a batch names the one that steps.
+
+    Alternating({"rl": AdamW(lr=1e-4), "sft": AdamW(lr=1e-3)}): for phases that must not mix their moments. A batch that names none
+    is stepped by the first.
+    """
+
+    parts: Mapping[str, OptimizerSpec]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise BadInput("optimizer", "no parts", "at least one named optimizer")
+
+    def build(self, parameters: Named) -> dict[str, Optimizer]:
+        return {f"{part}.{kind}": o for part, spec in self.parts.items() for kind, o in spec.build(parameters).items()}
+
+
 def selected(name: str, optimizers: Mapping[str, Optimizer]) -> list[str]:
-    """The optimizers that a batch naming `name` steps: all for the empty name, else those of that part."""
+    """The optimizers that a batch naming `name` steps: those of that part; for the empty name all, but of those that share parameters
+    only the first."""
     if not name:
-        return list(optimizers)
+        found, owned = [], set()
+        for key, optimizer in optimizers.items():
+            own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if not own & owned:
+                found.append(key)
+                owned |= own
+        return found
     found = [k for k in optimizers if k == name or k.startswith(f"{name}.")]
     if not found:
         raise BadInput("batch.optimizer", f"'{name}'", f"one of {', '.join(sorted({k.split('.')[0] for k in optimizers}))}")

@@ -133,10 +133,12 @@ class Run:
         self._check_mapping(f"{method.name}: mapping", old, model, mapping)
         if moments not in ("reset", "carry"):
             raise BadInput(f"{method.name}: moments", f"'{moments}'", "'reset' or 'carry'")
-        states = {n: o.state[p] for o in self.optimizers.values() for n, p in old.items() if p in o.state} if moments == "carry" else {}
+        # Each optimizer's own: several may hold a state of one parameter.
+        kept = {key: {n: o.state[p] for n, p in old.items() if p in o.state} for key, o in self.optimizers.items() if moments == "carry"}
         self.model = model.to(self.device).train()
         self._refresh()
-        for optimizer in self.optimizers.values():
+        for key, optimizer in self.optimizers.items():
+            states = kept.get(key, {})
             for name, parameter in self._named.items():
                 origin = mapping[name]
                 owned = any(parameter is p for g in optimizer.param_groups for p in g["params"])

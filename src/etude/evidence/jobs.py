@@ -211,8 +211,12 @@ def _checked(study: Study, task: Task, outcome: Any) -> dict[str, Any]:
         raise BadInput(where, "a metric named 'ledger'", "another name; that one is taken in the JSON output")
     if outcome.diverged:
         outcome = _failed(study, task, outcome)
-    if not outcome.diverged and study.headline not in outcome.metrics:
-        raise BadInput(where, f"metrics {', '.join(outcome.metrics) or '(none)'}", f"the headline metric '{study.headline}' among them")
+    instead, found = study.arms[task.arm].instead, f"metrics {', '.join(outcome.metrics) or '(none)'}"
+    if instead and study.headline in outcome.metrics:
+        raise BadInput(where, found, f"no '{study.headline}' in an arm that is shown with other metrics instead")
+    for name in () if outcome.diverged else instead or (study.headline,):
+        if name not in outcome.metrics:
+            raise BadInput(where, found, f"the {'metric' if instead else 'headline metric'} '{name}' among them")
     for name, (x, y) in outcome.curves.items():
         if len(x) != len(y) or " / " not in name:
             raise BadInput(f"{where}, curve '{name}'", f"{len(x)} x and {len(y)} y", "equal lengths, and a name such as 'loss / flops'")
@@ -232,7 +236,7 @@ def _checked(study: Study, task: Task, outcome: Any) -> dict[str, Any]:
 
 def _failed(study: Study, task: Task, outcome: Outcome) -> Outcome:
     """A diverged outcome, completed by what the study declares; what the arm says itself goes before."""
-    declared = {**study.failure, **study.arms[task.arm].failure}
+    declared = study.failure_of(task.arm)
     metrics = {name: value for name, value in declared.items() if not isinstance(value, (tuple, list))}
     counts = {name: value for name, value in declared.items() if isinstance(value, (tuple, list))}
     return replace(

@@ -218,6 +218,13 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
     styles, ends, spans = _styles(record), [], []
     bands = cut = False
     for i, (name, pairs) in enumerate(curves.items()):
+        if max(x[0] for x, _ in pairs) > min(x[-1] for x, _ in pairs):  # no place that all seeds share has a mean
+            for x, y in pairs:
+                axes.plot(x, y, color=styles[name][0], linewidth=1.1, marker="o" if len(x) == 1 else "", markersize=4)
+                spans.append((np.asarray(x), np.asarray(y), np.asarray(y), np.asarray(y)))
+            x, y = pairs[-1]
+            ends.append(End(float(x[-1]), float(y[-1]), name, styles[name][0]))
+            continue
         x, mean, low, high = mean_band(pairs)
         cut = cut or bool((low < bottom).any() or (high > top).any())
         low, high = np.clip(low, bottom, top), np.clip(high, bottom, top)

@@ -142,9 +142,11 @@ def _gather(
 
     metrics = by_name("metrics", float("nan"))
     if all(run["diverged"] for run in runs):  # every metric then stands there, as NaN where the arm named no value for a failure
-        metrics |= {name: [float("nan")] * len(runs) for name in all_names if name not in metrics}
+        names = study.arms[arm].instead or all_names
+        metrics |= {name: [float("nan")] * len(runs) for name in names if name not in metrics}
     return {
-        "about": study.arms[arm].about, "color": study.arms[arm].color, "reference": study.arms[arm].reference, "metrics": metrics,
+        "about": study.arms[arm].about, "color": study.arms[arm].color, "reference": study.arms[arm].reference,
+        "instead": list(study.arms[arm].instead), "metrics": metrics,
         "counts": by_name("counts", [0, 0]), "curves": by_name("curves", [[], []]), "ledger": [run["ledger"] for run in runs],
         "diverged": [run["diverged"] for run in runs], "parameters": [run["parameters"] for run in runs],
         "seconds": [run["seconds"] for run in runs], "probe": [run.get("probe", []) for run in runs],

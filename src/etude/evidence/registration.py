@@ -41,9 +41,13 @@ def describe(study: Study) -> dict[str, Any]:
         raise BadInput(study.slug, "no claims", "at least one claim to register")
     for i, claim in enumerate(claims):
         claim["primary"] = i == primary_of(study.claims)
-    failures = {n: fingerprint.plain({**study.failure, **a.failure}) for n, a in study.arms.items() if study.failure or a.failure}
+    failures = {n: fingerprint.plain(told) for n in study.arms if (told := study.failure_of(n))}
     plans = {n: planned.amounts(study, SCALE, n) for n, a in study.arms.items() if SCALE in a.scales and a.planned}
-    arms = {n: {"about": a.about, "reference": a.reference} for n, a in study.arms.items() if SCALE in a.scales}
+    arms = {
+        n: {"about": a.about, "reference": a.reference, "instead": list(a.instead) or None}
+        for n, a in study.arms.items()
+        if SCALE in a.scales
+    }
     budget = {k: v for k, v in settings.items() if any(w in k for w in BUDGET_WORDS)} if isinstance(settings, dict) else {}
     told = {
         "schema": SCHEMA, "slug": study.slug, "size": scale.size, "baseline": study.baseline, "headline": study.headline,

@@ -34,6 +34,9 @@ def show(record: Mapping[str, Any], console: Console | None = None, tuned: str =
     n = len(record["seeds"])
     tables.say(console, Text(f"{record['slug']} · {record['size']} · {n} seed{'s' * (n != 1)}", "bold"))
     console.print(arms_table(record))
+    apart = apart_table(record)
+    if apart is not None:
+        console.print(apart)
     matched = matched_table(record)
     if matched is not None:
         console.print(matched)
@@ -46,23 +49,36 @@ def show(record: Mapping[str, Any], console: Console | None = None, tuned: str =
 
 
 def arms_table(record: Mapping[str, Any]) -> Grid:
-    """Per arm: the headline metric with its t interval, the paired effect against the baseline, what it cost, its size."""
+    """Per arm that has it: the headline metric with its t interval, the paired effect against the baseline, what it cost, its size."""
     headline, baseline = record["headline"], record["baseline"]
     better = "↓" if record["lower_is_better"] else "↑"
     numbers = (f"{headline} {better}", f"against {baseline}", "FLOPs", "tokens", "time a run", "parameters")
     table = Grid("|arm", *(f">{name}" for name in numbers), split=True, ruled=False)
     base = record["arms"].get(baseline)
     for name, arm in record["arms"].items():
+        if _instead(arm):
+            continue
         values = _values(arm["metrics"].get(headline, []))
         against = "baseline" if name == baseline else "–"
         if base is not None and name != baseline and headline in arm["metrics"]:
             against = _effect(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), record["lower_is_better"])
             against = against.replace(" [", f"{BREAK}[")
-        marks = " (reference)" * arm["reference"] + f" ({sum(arm['diverged'])} diverged)" * any(arm["diverged"])
         cost = [amount(_total(arm["ledger"], q)) for q in ("flops", "tokens")]
         size = amount(float(np.mean(arm["parameters"]))) if any(arm["parameters"]) else "–"
-        table.add_row(escape(name) + marks, _with_interval(values), escape(against), *cost, clock(float(np.mean(arm["seconds"]))), size)
+        table.add_row(
+            escape(name) + _marks(arm), _with_interval(values), escape(against), *cost, clock(float(np.mean(arm["seconds"]))), size
+        )
     return table
+
+
+def apart_table(record: Mapping[str, Any]) -> Grid | None:
+    """The arms that measure something else than the headline, with that and compared with none; None where there are none."""
+    table = Grid("|arm", "measure", ">mean", ">time a run", ruled=False, title="Apart from these: arms that are measured otherwise")
+    for name, arm in record["arms"].items():
+        for number, metric in enumerate(_instead(arm)):
+            first, seconds = (escape(name) + _marks(arm), clock(float(np.mean(arm["seconds"])))) if not number else ("", "")
+            table.add_row(first, escape(metric), _with_interval(_values(arm["metrics"].get(metric, []))), seconds)
+    return table if table.rows else None
 
 
 def matched_table(record: Mapping[str, Any]) -> Grid | None:
@@ -151,6 +167,14 @@ def recorded(place: Place, slugs: Iterable[str]) -> list[dict[str, Any]]:
         except BadInput:
             continue
     return found
+
+
+def _instead(arm: Mapping[str, Any]) -> Sequence[str]:
+    return arm.get("instead") or ()  # records of old have none
+
+
+def _marks(arm: Mapping[str, Any]) -> str:
+    return " (reference)" * arm["reference"] + f" ({sum(arm['diverged'])} diverged)" * any(arm["diverged"])
 
 
 def _total(ledgers: Sequence[Mapping[str, Mapping[str, float]]], quantity: str) -> float:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from etude.errors import BadInput
+
 if TYPE_CHECKING:
     from etude.evidence.claims import Claim
 
@@ -47,6 +49,8 @@ class Arm:
              {"flops": 1.2e12, "train.samples": 22_000}. Claims are held against it before anything runs, and a diverged run
              is charged with it.
     failure: over the study's own, for this arm.
+    instead: names of metrics that the arm measures where the headline has no meaning for it (a table beside networks). It is then shown
+             with these, apart from the arms that have the headline and compared with none, and only its own `failure` counts.
     """
 
     run: Callable[[Job], Outcome]
@@ -56,6 +60,7 @@ class Arm:
     color: str = ""
     planned: Callable[[Any], Mapping[str, float]] | None = None
     failure: Failure = field(default_factory=dict)
+    instead: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -144,6 +149,7 @@ class Study:
     baseline: the arm that the table measures the others against. lower_is_better names metrics for tables and the live view.
     failure: what a run stopped by NaN counts as, so that no arm need catch it: {"held-out loss": log(256), "solved": (0, 1)}. Such a run
     has these metrics and counts, no curves, and its arm's planned ledger; for `Rate` every trial of it is a failure anyway.
+    headline: every arm measures it, the baseline too, but for those that name other metrics `instead`; raises BadInput.
     build_paper_model: builds the paper-scale model (called on the meta device in a test); `paper_parameters` is the published count.
     """
 
@@ -161,3 +167,18 @@ class Study:
     failure: Failure = field(default_factory=dict)
     build_paper_model: Callable[[Any], Any] | None = None
     paper_parameters: Mapping[str, tuple[float, str]] = field(default_factory=dict)  # name -> (count, source)
+
+    def __post_init__(self) -> None:
+        for name, arm in self.arms.items():
+            where = f"{self.slug}, arms.{name}.instead"
+            if isinstance(arm.instead, str):
+                raise BadInput(where, repr(arm.instead), f"a tuple of metrics, such as ({arm.instead!r},)")
+            if arm.instead and name == self.baseline:
+                raise BadInput(where, repr(arm.instead), f"nothing: it is the baseline, which must measure '{self.headline}'")
+            if self.headline in arm.instead:
+                raise BadInput(where, f"'{self.headline}'", "metrics other than the headline")
+
+    def failure_of(self, arm: str) -> Failure:
+        """What a run of the arm that NaN has stopped counts as."""
+        told = self.arms[arm]
+        return {**({} if told.instead else self.failure), **told.failure}

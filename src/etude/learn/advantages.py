@@ -107,16 +107,19 @@ class Overlong:
         if not 0 < self.margin <= self.max_tokens:
             raise BadInput("Overlong.margin", repr(self.margin), f"between 1 and the {self.max_tokens} of max_tokens")
 
-    def __call__(self, num_tokens: int, finish: str) -> float:
+    def __call__(self, num_tokens: int, finish: str, reward: float) -> float:
         over = num_tokens - (self.max_tokens - self.margin)
         return 0.0 if over <= 0 else max(-1.0, -over / self.margin)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """A fixed amount added to the reward of a completion that never stopped (Tülu 3's -10, arXiv 2411.15124, section 6)."""
+    """A fixed reward for a completion that never stopped, whatever it had earned (Tülu 3's -10, arXiv 2411.15124, table 21).
+
+    Their code puts it in the score's place; added to a score of 10 it would be worth as much as a wrong answer.
+    """
 
     penalty: float = -10.0
 
-    def __call__(self, num_tokens: int, finish: str) -> float:
-        return 0.0 if finish == "stop" else self.penalty
+    def __call__(self, num_tokens: int, finish: str, reward: float) -> float:
+        return 0.0 if finish == "stop" else self.penalty - reward

@@ -7,7 +7,6 @@ All that was generated is charged, whether it is kept, rejected or teaches nothi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.data.samplers import Shuffle
+from etude.engine.identity import fingerprint
 from etude.engine.ledger import Ledger
 from etude.engine.protocols import Batch, Feedback, Generator, Sampler, Score, Stage
 from etude.engine.run import Run, shapes_of
@@ -42,6 +42,7 @@ class RolloutStream:
     sampler:    which problems a round shows; its plans are cut into rounds. It is told once of each rollout, rejected ones
                 too: ids of the problems, losses = -reward, and the values "reward" and "advantage" (mean over the tokens).
     num_rounds: None goes on for ever.
+    watch:      told of each round's groups as soon as it is made, rejected ones too; what it keeps is not part of this stream's state.
 
     A batch holds `tokens` [B, T + 1], `loss_mask`, `logprobs` and `advantages` [B, T], `rewards`, `temperature` and `lengths`
     [B], and what the estimator and the reference add. Its ids are the problems'. The state is the round itself, so that a
@@ -60,6 +61,7 @@ class RolloutStream:
         keep: Callable[[np.ndarray], bool] | None = None,
         sampler: Sampler | None = None,
         num_rounds: int | None = None,
+        watch: Callable[[Sequence[Group]], None] | None = None,
     ) -> None:
         self.make_generator, self.collector, self.config, self.seed = generator, collector, config, seed
         self.advantages: Estimator = GroupAdvantages() if advantages is None else advantages
@@ -70,7 +72,7 @@ class RolloutStream:
             raise BadInput("collector.window", repr(collector.window), "none, or all turns: a row must be what the model had read")
         if config.max_draws > 1 and keep is None:
             raise BadInput("RoundConfig.max_draws", repr(config.max_draws), "1, or a rule `keep` that rejects groups")
-        self.reference, self.keep, self.num_rounds = reference, keep, num_rounds
+        self.reference, self.keep, self.num_rounds, self.watch = reference, keep, num_rounds, watch
         if reference is not None:
             reference.eval().requires_grad_(False)
         self.sampler: Sampler = sampler or Shuffle()
@@ -163,6 +165,8 @@ class RolloutStream:
         for group in groups:
             self._log(group)
         self._told.append(told(groups))
+        if self.watch is not None:
+            self.watch(groups)
         for name, value in round_metrics(groups, data).items():
             self.run.log(name, value)
         return data
@@ -252,22 +256,12 @@ class RolloutStream:
         return {
             "at": [self.round, self.epoch, self.position, self.plan_number, self.plan_position],
             "plan": self._plan, "data": self._data, "problems": self._problems, "told": self._told,
-            "sampler": self.sampler.state_dict(), "reference": _fingerprint(self.reference),
+            "sampler": self.sampler.state_dict(), "reference": fingerprint(self.reference),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["reference"] != _fingerprint(self.reference):
+        if state["reference"] != fingerprint(self.reference):
             raise BadInput("reference", "another model than the run began with", "the same frozen reference")
         self.round, self.epoch, self.position, self.plan_number, self.plan_position = state["at"]
         self._plan, self._data, self._problems, self._told = state["plan"], state["data"], state["problems"], state["told"]
         self.sampler.load_state_dict(state["sampler"])
-
-
-def _fingerprint(model: nn.Module | None) -> str:
-    """Of a model's values; the empty string for none."""
-    if model is None:
-        return ""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

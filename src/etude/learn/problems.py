@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,19 @@ from torch import Tensor
 
 from etude.engine.protocols import Environment, Problem, Task, Turn
 from etude.errors import BadInput
+
+
+def reward_of(value: Any) -> float:
+    """What a verifier or an environment gave, as a number. Raises TypeError for a text or None, ValueError for NaN or infinity."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"returned {value!r}, a {type(value).__name__}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"returned {str(value)[:100]}, a {type(value).__name__}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"returned {number}")
+    return number
 
 
 class SingleTurn:
@@ -27,6 +42,24 @@ class SingleTurn:
         return Turn("", self.task.verify(self.problem, response), terminated=True)
 
 
+class Verified(SingleTurn):
+    """A verifiable reward: `paid` for what the verifier accepts (a score of 1), nothing for anything less (Tülu 3, 2411.15124, section 6).
+
+    Raises BadInput for paid <= 0.
+    """
+
+    def __init__(self, task: Task, paid: float = 10.0) -> None:
+        super().__init__(task)
+        if not 0 < paid < math.inf:
+            raise BadInput("Verified.paid", repr(paid), "a number > 0")
+        self.paid = paid
+
+    def step(self, response: str) -> Turn:
+        # As a number first: NaN would be a quiet 0.
+        score = reward_of(self.task.verify(self.problem, response))
+        return Turn("", self.paid if score >= 1 else 0.0, terminated=True)
+
+
 @dataclass(frozen=True)
 class Domain:
     """Problems of one kind. environment: makes a fresh one for each rollout."""
@@ -40,6 +73,7 @@ class ProblemPool:
     """Problems of several domains, numbered through them in order; a `Source` for samplers, which see `domains` and `domain_names`.
 
     `ProblemPool.of(task, seed, {difficulty: count})` takes problems 0 .. count - 1 of each level, one domain a level.
+    `ProblemPool.given(task, problems)` takes those that one has.
     Raises BadInput for a pool or a domain without problems, or two domains of one name.
     """
 
@@ -57,14 +91,19 @@ class ProblemPool:
         self._problems = [p for d in domains for p in d.problems]
 
     @classmethod
-    def of(cls, task: Task, seed: int, counts: Mapping[int, int]) -> ProblemPool:
-        """Problems of one task, a domain "name/difficulty" for each level."""
+    def of(cls, task: Task, seed: int, counts: Mapping[int, int], environment: Callable[[Task], Environment] = SingleTurn) -> ProblemPool:
+        """Problems of one task, a domain "name/difficulty" for each level. environment: `SingleTurn`, `Verified`, or one's own."""
         return cls(
             [
-                Domain(f"{task.name}/{level}", [task.problem(seed, i, level) for i in range(count)], lambda: SingleTurn(task))
+                Domain(f"{task.name}/{level}", [task.problem(seed, i, level) for i in range(count)], lambda: environment(task))
                 for level, count in counts.items()
             ]
         )
+
+    @classmethod
+    def given(cls, task: Task, problems: Sequence[Problem], environment: Callable[[Task], Environment] = SingleTurn) -> ProblemPool:
+        """These problems of one task, as one domain of its name."""
+        return cls([Domain(task.name, problems, lambda: environment(task))])
 
     @classmethod
     def join(cls, pools: Sequence[ProblemPool]) -> ProblemPool:

@@ -6,7 +6,6 @@ exactly the tokens that the model itself produced; their log-probabilities are t
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +17,10 @@ from etude.data.tokenizers import Tokenizer
 from etude.engine.protocols import Environment, Generator, Problem, Sampling
 from etude.engine.streams import derive
 from etude.errors import BadInput
-from etude.learn.problems import ProblemPool
+from etude.learn.problems import ProblemPool, reward_of
 from etude.learn.rows import Row
 
-Shaping = Callable[[int, str], float]  # (tokens of the last response, how it finished) -> added to the reward
+Shaping = Callable[[int, str, float], float]  # (tokens of all responses, how the last finished, the reward so far) -> added to it
 
 
 class VerifierFailed(RuntimeError):
@@ -88,7 +87,7 @@ class Collector:
     context:   of the model, in tokens. max_turns: after so many responses an episode ends where it stands.
     window:    how many interactions the model reads of, the present one among them (`Rollout.read`); None: all. Rollouts under a
                window that has slid are no rows to train on as they are: use what was read.
-    shaping:   added to the reward of the last response (`Overlong`, `Unfinished`).
+    shaping:   in order, added to the reward of the last response (`Unfinished`, `Overlong`).
     failures:  what a verifier that raises or gives no finite number does: "stop" (VerifierFailed) or "zero" (reward 0, and on).
     Raises BadInput for a generator without log-probabilities, a prompt without tokens or longer than the context with room
     for a response, or an empty response, naming the problem.
@@ -145,9 +144,10 @@ class Collector:
             if not active:
                 break
         for rollout in rollouts:
-            added = sum(shape(rollout.num_generated, rollout.finish) for shape in self.shaping)
-            rollout.rewards[-1] += added
-            rollout.reward += added
+            for shape in self.shaping:
+                added = shape(rollout.num_generated, rollout.finish, rollout.reward)
+                rollout.rewards[-1] += added
+                rollout.reward += added
         spent.samples = len(rollouts)
         return rollouts, spent
 
@@ -203,9 +203,7 @@ class Collector:
         """Whether the episode goes on."""
         try:
             turn = environment.step(rollout.texts[-1])
-            reward = float(turn.reward)
-            if not math.isfinite(reward):
-                raise ValueError(f"reward {reward}")
+            reward = reward_of(turn.reward)
         except Exception as error:
             rollout.error = f"{type(error).__name__}: {error}"
             return False

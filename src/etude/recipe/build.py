@@ -23,11 +23,12 @@ from etude.recipe.language import language
 from etude.recipe.material import Material
 from etude.recipe.models import Models, model_of
 from etude.recipe.optimizers import optimizer_of
+from etude.recipe.rows import rows_material
 from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
-from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, TableData, TextData
+from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TextData
 from etude.recipe.writing import dump
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
@@ -53,12 +54,13 @@ def build(
     else:
         make = partial(model_of, recipe, material, models)
         model = initialise(sized(make, "model", pick_device(run.device), _bytes_each(recipe)), run.seed)
+    objective, evaluators = material.learnt_by(model)
     trainer = Trainer(
         model,
         DataStream(
             material.source, recipe.data.batch, run.seed, sampler=sampler_of(recipe, material), drop_last=material.vocab is not None
         ),
-        material.objective,
+        objective,
         optimizer=optimizer_of(recipe),
         schedule=schedule_of(recipe.schedule),
         methods=methods,
@@ -66,7 +68,7 @@ def build(
         seed=run.seed,
         clip=run.clip,
         accumulate=run.accumulate,
-        evaluators=material.evaluators,
+        evaluators=evaluators,
         evaluate_every=run.evaluate_every,
         checkpoint_every=run.checkpoint_every,
         keep_checkpoints=run.keep_checkpoints,
@@ -93,6 +95,8 @@ def material_of(recipe: Recipe) -> Material:
     match recipe.data:
         case TextData():
             return language(recipe, recipe.data)
+        case RowsData():
+            return rows_material(recipe, recipe.data)
         case ImageData():
             return images(recipe, recipe.data)
         case TableData():

@@ -28,6 +28,7 @@ from etude.recipe.tables import (
     PaperModel,
     PretrainedTable,
     Recipe,
+    RowsData,
     TextData,
     TextSource,
     kind_of_data,
@@ -76,12 +77,21 @@ def _schema(document: Mapping[str, Any], places: Places) -> None:
 
 def _check_data(recipe: Recipe, places: Places) -> None:
     data = recipe.data
+    if isinstance(data, RowsData):
+        if not isinstance(recipe.model, PretrainedTable):
+            raise BadInput(places.of("data.rows"), "rows for a model without a tokenizer of its own", "model.pretrained beside them")
+        if data.held_out_rows is not None and "held_out" in data.model_fields_set:
+            raise BadInput(places.of("data.held_out"), "it beside held_out_rows", "one of them")
+        return
+    for key in ("kind", "beta", "gamma", "weight", "normalised"):
+        if getattr(recipe.objective, key) is not None:
+            raise BadInput(places.of(f"objective.{key}"), "it without data.rows", "it for rows with chosen and rejected")
     if not isinstance(data, TextData):
         return
     kinds = ("text", "corpus", "tokens", "domains")
     given = [k for k in kinds if getattr(data, k) is not None]
     if len(given) != 1:
-        found = f"both {' and '.join(given)}" if given else f"neither {', '.join(kinds)}, images nor table"
+        found = f"both {' and '.join(given)}" if given else f"neither {', '.join(kinds)}, rows, images nor table"
         raise BadInput(places.of("data"), found, "one of them")
     sources: dict[str, TextSource] = {f"data.domains.{n}": s for n, s in data.domains.items()} if data.domains else {"data": data}
     for place, source in sources.items():

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from etude.data.cards import cards
-from etude.data.tokenizers import BytePairs, Bytes, Characters
+from etude.data.tokenizers import BytePairs, Bytes, Characters, byte_characters
 from etude.engine.device import evaluating
 from etude.errors import BadInput
 from etude.generate.hub import locate
@@ -22,7 +22,7 @@ from etude.nn.transformer import Transformer
 from etude.recipe.build import Resolve, no_models
 from etude.recipe.finished import Finished, finished
 from etude.recipe.models import Models
-from etude.recipe.tables import PretrainedTable, TextData
+from etude.recipe.tables import PretrainedTable, Recipe, RowsData, TextData
 from etude.recipe.writing import dump
 
 TOLERANCE = 1e-4
@@ -104,7 +104,7 @@ def _fast(tokenizer: Any) -> Tokenizer:
         case BytePairs():
             return tokenizer.inner
         case Bytes():
-            inner = Tokenizer(models.BPE(vocab={character: byte for byte, character in _byte_characters().items()}, merges=[]))
+            inner = Tokenizer(models.BPE(vocab={character: byte for byte, character in enumerate(byte_characters())}, merges=[]))
             inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), decoders.ByteLevel()
             return inner
         case Characters():
@@ -115,13 +115,6 @@ def _fast(tokenizer: Any) -> Tokenizer:
             inner.pre_tokenizer, inner.decoder = pre_tokenizers.Split(Regex(pattern), "isolated"), decoders.Fuse()
             return inner
     raise BadInput("etude export", f"a tokenizer of kind {type(tokenizer).__name__}", "bytes, characters or byte pairs")
-
-
-def _byte_characters() -> dict[int, str]:
-    """Byte -> the character that stands for it in byte-level vocabularies: itself where it can be printed, else one from 256 on."""
-    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printed]
-    return {b: chr(b) for b in printed} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 # --- reading back -----------------------------------------------------------------------------------------------------
@@ -153,7 +146,6 @@ def _card(done: Finished, inner: Any) -> str:
     recipe, facts, ledger = done.recipe, done.facts or {}, done.ledger
     assert recipe is not None
     assert ledger is not None
-    assert isinstance(recipe.data, TextData)
     size = sum(p.numel() for p in inner.parameters())
     lines = ["---", "library_name: transformers", "tags: [etude]", "---", "", "# Model card", ""]
     lines += [f"A {type(inner).__name__} of {size:,} parameters, trained with etude for {done.step} steps."]
@@ -161,12 +153,7 @@ def _card(done: Finished, inner: Any) -> str:
         commit = f" at commit `{base['commit']}`" if base["commit"] else ""
         lines += ["", f"It starts from `{base['name']}`{commit}, whose licence holds on."]
     lines += ["", "## Data", "", "| source | licence | tokens for training | SHA-256 |", "|---|---|---|---|"]
-    sources = recipe.data.domains or {"": recipe.data}
-    for name, told in facts["sources"].items():
-        source = sources[name]
-        called = source.corpus or Path(source.text or source.tokens or "").name
-        known = cards().get(source.corpus or "")
-        licence = known.licence if known else "not stated: a file of the user's"
+    for called, licence, told in _sources(recipe, facts):
         lines.append(f"| {called} | {licence} | {told['tokens']:,} | `{told['sha256'][:16]}` |")
     lines += ["", "## What it cost", "", "| category | " + " | ".join(COSTS) + " |", "|---|" + "---|" * len(COSTS)]
     spent = ledger.as_dict()
@@ -175,4 +162,21 @@ def _card(done: Finished, inner: Any) -> str:
     return "\n".join([*lines, "", "## Recipe", "", "```toml", dump(recipe).strip(), "```", ""])
 
 
+def _sources(recipe: Recipe, facts: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, licence, facts) of each source of the data."""
+    if isinstance(recipe.data, RowsData):
+        told = facts["rows"]
+        return [(f"{told['name']} ({told['rows']:,} rows, {told['kind']})", NOT_STATED, told)]
+    assert isinstance(recipe.data, TextData)
+    sources = recipe.data.domains or {"": recipe.data}
+    found = []
+    for name, told in facts["sources"].items():
+        source = sources[name]
+        known = cards().get(source.corpus or "")
+        called = source.corpus or Path(source.text or source.tokens or "").name
+        found.append((called, known.licence if known else NOT_STATED, told))
+    return found
+
+
+NOT_STATED = "not stated: a file of the user's"
 COSTS = ("tokens", "samples", "flops", "seconds")

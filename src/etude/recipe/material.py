@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from etude.data.tokenizers import Tokenizer
 from etude.engine.protocols import Evaluator, Objective, Source
@@ -20,6 +21,7 @@ class Material:
                `group_names`; None where there are neither.
     facts:     what identifies the data (hashes, counts) and what a user of the model needs (classes, scaling): plain JSON,
                written to the run's folder and compared on resume.
+    objective_for, evaluators_for: where the objective needs the model as it is before training (a frozen reference).
     """
 
     source: Source
@@ -34,6 +36,13 @@ class Material:
     grid: tuple[int, int] | None = None
     groups: np.ndarray | None = None
     group_names: Sequence[str] = field(default_factory=tuple)
+    objective_for: Callable[[nn.Module], Objective] | None = None
+    evaluators_for: Callable[[Objective], Mapping[str, Evaluator]] | None = None
+
+    def learnt_by(self, model: nn.Module) -> tuple[Objective, Mapping[str, Evaluator]]:
+        """The objective and the evaluators for a model that is about to be trained."""
+        objective = self.objective if self.objective_for is None else self.objective_for(model)
+        return objective, self.evaluators if self.evaluators_for is None else self.evaluators_for(objective)
 
     @property
     def kind(self) -> str:

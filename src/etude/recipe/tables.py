@@ -128,6 +128,17 @@ class TextData(TextSource):
     documents: Literal["joined", "masked", "packed"] = "joined"
 
 
+class RowsData(Table):
+    """Rows of a JSONL or Parquet file, or of a folder that `datasets` saved, in TRL's columns, for a pretrained model."""
+
+    rows: Text
+    held_out: Below1 = 0.05  # share of the rows, spread evenly, that is measured on; assumed
+    held_out_rows: Text | None = None  # another file of them instead
+    context: Annotated[Whole, Field(ge=2)] = 512  # tokens; assumed
+    batch: Count = 8
+    too_long: Literal["error", "drop", "cut"] = "error"  # rows of more tokens than the context; documents are always cut into pieces
+
+
 class ImageData(Table):
     images: Literal["digits", "mnist1d"]
     batch: Count = 32
@@ -146,7 +157,7 @@ class TableData(Table):
     batch: Count = 32
 
 
-DATA: dict[str, type[Table]] = {"text": TextData, "images": ImageData, "table": TableData}
+DATA: dict[str, type[Table]] = {"text": TextData, "rows": RowsData, "images": ImageData, "table": TableData}
 
 
 # --- [sampler] --------------------------------------------------------------------------------------------------------
@@ -249,6 +260,11 @@ class BudgetTable(Table):
 
 class ObjectiveTable(Table):
     label_smoothing: Share = 0.0  # of cross entropy, on images and classes
+    kind: Literal["dpo", "ipo", "orpo", "simpo"] | None = None  # of preferences; dpo where not given
+    beta: Positive | None = None  # dpo, ipo, simpo
+    gamma: NotNegative | None = None  # simpo
+    weight: Positive | None = None  # orpo
+    normalised: bool | None = None  # dpo: means over tokens, not sums
 
 
 class EvaluateTable(Table):
@@ -298,7 +314,7 @@ def kind_of_data(table: Any) -> str:
     """Which of `DATA` a `[data]` table is, by the key that names the data."""
     if not isinstance(table, Mapping):
         table = {name: True for name, value in dict(table).items() if value is not None} if isinstance(table, Table) else {}
-    return "table" if "table" in table else "images" if "images" in table else "text"
+    return next((key for key in ("table", "images", "rows") if key in table), "text")
 
 
 def kind_of_model(table: Any) -> str:
@@ -331,7 +347,10 @@ Model = Annotated[
     Discriminator(kind_of_model),
 ]
 Data = Annotated[
-    Annotated[TextData, Tag("text")] | Annotated[ImageData, Tag("images")] | Annotated[TableData, Tag("table")],
+    Annotated[TextData, Tag("text")]
+    | Annotated[RowsData, Tag("rows")]
+    | Annotated[ImageData, Tag("images")]
+    | Annotated[TableData, Tag("table")],
     Discriminator(kind_of_data),
 ]
 Sampler = Annotated[

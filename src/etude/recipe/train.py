@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,11 +28,12 @@ from etude.learn.language import CausalLM
 from etude.learn.supervised import Supervised
 from etude.recipe.build import Resolve, build, no_models
 from etude.recipe.config import load, read
-from etude.recipe.folder import check_data, check_recipe
+from etude.recipe.folder import DATA_FILE, check_data, check_recipe
 from etude.recipe.models import Models
 from etude.recipe.overrides import parsed, replaced
 from etude.recipe.places import Places
 from etude.recipe.progress import Progress
+from etude.recipe.rows import objective_of
 from etude.recipe.stopping import stoppable
 
 M = TypeVar("M", bound=nn.Module)
@@ -61,8 +63,9 @@ def train(
     """Trains your own module on your own data, with any methods that compose.
 
     data:      (x, y) arrays or tensors, a dict of them, a text file's path, that of a folder of
-               memory-mapped tokens, token ids, an indexable data set, or a `Source`.
-    objective: by default next-token prediction for text and tokens; cross entropy for integer y, squared error for real y.
+               memory-mapped tokens, token ids, an indexable data set, or a `Source` such as `etude.rows` gives.
+    objective: by default next-token prediction for text and tokens; cross entropy for integer y, squared error for real y; for rows what
+               their columns ask for: the completions' likelihood, or DPO against a frozen copy of the model.
                These two refuse NaN and infinities in x and y before anything runs; one that is given may read them as it likes.
     methods:   such as `[etude.method("stacking")(at=0.2)]`; one alone may stand without a list.
     budget:    such as `Budget(tokens=1_000_000)`; or `epochs` over the data (3 where neither is given).
@@ -79,7 +82,7 @@ def train(
         budget = budget or Budget(samples=(3 if epochs is None else epochs) * len(source))
         stream = DataStream(source, batch_size, seed, drop_last=isinstance(source, (WindowSource, PackedSource)))
         if objective is None:
-            objective = _objective(source)
+            objective = objective_of(source, model) or _objective(source)
             if isinstance(source, TensorSource):
                 source.require_finite(("x", "y"))
     except BadInput as error:
@@ -148,6 +151,8 @@ def train_recipe(
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
             notes = [f"{line} in {places.file}" for line in replaced(read(Path(path)), overrides)]
+            facts = json.loads(trainer.beside[DATA_FILE])
+            notes += [f"{facts[what]} rows {what}: too long for data.context" for what in ("dropped", "cut") if facts.get(what)]
             shown.announce("\n".join([*notes, f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}"]))
             command = shlex.join(["etude", "train", str(path), *overrides, "--resume"])
             with stoppable(trainer, f"`{command}`", shown.say):

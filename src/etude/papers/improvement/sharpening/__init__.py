@@ -9,6 +9,12 @@ C = E_x[1 / pi_base(y*(x) | x)]. Nothing tells the model what is right: what it 
 Source: Huang et al. 2024, arXiv 2412.01951, sections 2 to 4, appendices A, D and J.2; no code was published.
 Scaled down: sums and short paths, taught by demonstrations of which two in five are wrong, instead of MATH and GSM8K. It still
 tests the claim, because the mode of such a base is right where its samples often are not, and can be found exactly (`etude.generate.mode`).
+No sample is drawn for a prompt of the test, but the sums of the test are among the base's demonstrations. Coverage is about 3, so that
+the best of 16 is nearly always y*: what a low coverage does is shown by a softmax table and a linear class alone.
+
+    generator = LocalGenerator(base, tokenizer)
+    won = best_of_each(generator, prompts, 16, Sampling(max_tokens=200, stop_tokens=(end,)), seed=0)
+    Trainer(frozen_copy(base).requires_grad_(True), DataStream(CompletionSource(won.rows, context=512), 64, 0), Finetune(), ...)
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -26,7 +26,7 @@ from etude.nn.transformer import Transformer
 from etude.papers.improvement.sharpening import drawing, tables
 from etude.papers.improvement.sharpening.reward import SelfRewardRegression, stopping_parameter
 from etude.papers.improvement.sharpening.settings import Settings
-from etude.papers.improvement.sharpening.text import TOKENIZER, Test, base_model, check_disjoint, encoded, problems, sampling
+from etude.papers.improvement.sharpening.text import TOKENIZER, Test, base_model, encoded, problems, sampling
 
 EPSILON = 0.1
 """Share of a table's contexts that may stay unsharpened."""
@@ -46,23 +46,27 @@ class Bench:
         self.generator = LocalGenerator(self.base, TOKENIZER, ledger=self.ledger)
         job.progress(0.2, None)
 
+    def endless(self) -> Iterator[np.ndarray]:
+        """The prompts that samples are drawn for: the same ones in every arm."""
+        for item in problems(self.settings, self.job.seed, "prompts"):
+            self.test.refuse(item)
+            yield encoded([item])[0]
+
     def prompts(self, count: int) -> list[np.ndarray]:
-        """The first `count` prompts that samples are drawn for: the same ones in every arm."""
-        items = list(islice(problems(self.settings, self.job.seed, "prompts"), count))
-        check_disjoint(items, self.test.problems)
-        return encoded(items)
+        return list(islice(self.endless(), count))
 
     def seed(self, *names: str | int) -> int:
         return derive(self.job.seed, *names)
 
-    def train(self, model: Transformer, source: Source, rows_each: int, objective: Any, lr: float, updates: int, name: str) -> Transformer:
-        """`updates` of about `settings.batch` rows; charged."""
+    def train(self, model: Transformer, source: Source, rows_each: int, objective: Any, updates: int, name: str) -> Transformer:
+        """`updates` of about `settings.batch` rows at the arm's learning rate; charged."""
         s = self.settings
         size = min(s.batch // rows_each, len(source))
         result = Trainer(
             model, DataStream(source, size, self.seed(name), drop_last=True), objective,
-            optimizer=AdamW(lr=lr, weight_decay=s.weight_decay), schedule=Linear(warmup=0.05), budget=Budget(steps=updates),
-            seed=self.seed(name), clip=s.clip, progress=lambda share, loss: self.job.progress(0.4 + 0.5 * share, loss),
+            optimizer=AdamW(lr=s.rates[self.job.arm], weight_decay=s.weight_decay), schedule=Linear(warmup=0.05),
+            budget=Budget(steps=updates), seed=self.seed(name), clip=s.clip,
+            progress=lambda share, loss: self.job.progress(0.4 + 0.5 * share, loss),
         ).run()  # fmt: skip
         self.ledger.merge(result.ledger)
         return result.model
@@ -83,6 +87,8 @@ def base(job: Job) -> Outcome:
         told = [bench.test.answered([_best(group[:n], reward) for group in groups]) for n in numbers]
         outcome.curves[f"accuracy of the best of N, {reward} / N"] = ([float(n) for n in numbers], [t["accuracy"] for t in told])
         outcome.metrics[f"accuracy of the best of {numbers[-1]}, {reward}"] = told[-1]["accuracy"]
+    for beta in (0.1, 0.3, 1.0):  # what a regression that fits perfectly would reach
+        outcome.metrics[f"mass at the optimum, beta {beta:g}"] = bench.test.mass_at_optimum(groups, beta)
     return outcome
 
 
@@ -115,17 +121,15 @@ def sft(job: Job, num: int, reward: str = "likelihood") -> Outcome:
     s: Settings = job.settings
     seed = bench.seed("samples")
     if num == 0:
-        endless = (encoded([p])[0] for p in problems(s, job.seed, "prompts"))
-        won = drawing.best_adaptively(
-            bench.generator, endless, s.num_samples, stopping_parameter(s.delta), sampling(s), seed=seed, most=s.most_samples
-        )
+        mu = stopping_parameter(s.adaptive_delta)
+        won = drawing.best_adaptively(bench.generator, bench.endless(), s.num_samples, mu, sampling(s), seed=seed, most=s.most_samples)
     elif reward == "none":
         won = drawing.first_of_each(bench.generator, bench.prompts(s.num_samples // num), num, sampling(s), seed=seed)
     else:
         won = drawing.best_of_each(bench.generator, bench.prompts(s.num_samples // num), num, sampling(s), seed=seed, reward=reward)
     job.progress(0.4, None)
     source = CompletionSource(won.rows, context=s.context)
-    model = bench.train(_trainable(bench), source, 1, Finetune(), s.unselected_lr if reward == "none" else s.lr, s.updates, "train")
+    model = bench.train(_trainable(bench), source, 1, Finetune(), s.updates, "train")
     return bench.outcome(model, **_drawn(won))
 
 
@@ -150,7 +154,7 @@ def regression(job: Job, explore: bool = False) -> Outcome:
     bench = Bench(job)
     s: Settings = job.settings
     rounds = s.rounds if explore else 1
-    loss = SelfRewardRegression(beta=s.beta, optimism=s.optimism if explore else 0.0)
+    loss = SelfRewardRegression(beta=s.betas[job.arm], optimism=s.optimism if explore else 0.0)
     each = s.num_samples // (2 * rounds)
     prompts = bench.prompts(each * rounds)
     model, triples, rewards = _trainable(bench), [], []
@@ -164,7 +168,7 @@ def regression(job: Job, explore: bool = False) -> Outcome:
         triples, rewards = triples + new, rewards + values
         source = PairSource(triples, context=s.context, reference=np.array(rewards), distinct=False)
         name = f"train {number}" if number else "train"
-        model = bench.train(model, source, 2, Preference(loss), s.pair_lr, s.updates // rounds, name)
+        model = bench.train(model, source, 2, Preference(loss), s.updates // rounds, name)
     different = float(np.mean([not np.array_equal(y, other) for _, y, other in triples]))
     return bench.outcome(model, **{"pairs that differ": different})
 
@@ -176,45 +180,60 @@ def _under_base(bench: Bench, prompts: Sequence[np.ndarray], samples: Sequence[C
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
-def table(job: Job, needed: Callable[[tables.Draws, float, float], tables.Needed]) -> Outcome:
-    """How many samples m a softmax table needs to be sharpened, over coverages, and at one uneven coverage."""
+def table(job: Job, needed: Mapping[str, Callable[[tables.Draws, float, float], tables.Needed]]) -> Outcome:
+    """How many samples m a softmax table needs to be sharpened, over coverages, and at one uneven coverage; each way of `needed`
+    under its name ("": the arm's own).
+    """
     s: Settings = job.settings
+    drawn = 0.0
 
-    def found(inverse: np.ndarray, name: str) -> float:
-        rng = numpy_rng(job.seed, "table", name)
-        return tables.mean_needed(needed, inverse, s.responses, s.table_prompts, s.tables, EPSILON, s.delta, rng)
+    def found(way: str, inverse: np.ndarray, name: str) -> float:
+        nonlocal drawn
+        rng = numpy_rng(job.seed, "table", name)  # the same tables and draws for every way and arm
+        drawn += s.tables * len(inverse) * s.table_prompts * tables.longest(inverse)
+        return tables.mean_needed(needed[way], inverse, s.responses, s.table_prompts, s.tables, EPSILON, s.delta, rng)
 
     counts = []
     for number, c in enumerate(s.coverages):
-        counts.append(found(tables.even(c, s.table_contexts), f"coverage {c:g}"))
+        counts.append(found("", tables.even(c, s.table_contexts), f"coverage {c:g}"))
         job.progress((number + 1) / (len(s.coverages) + 1), counts[-1])
     slope = tables.slope(np.array(s.coverages), np.array(counts))
-    uneven = found(tables.uneven(s.uneven_coverage, s.table_contexts), "uneven")
+    spread = tables.uneven(s.uneven_coverage, s.table_contexts)
+    uneven = {f"samples needed, uneven coverage{way}": found(way, spread, "uneven") for way in needed}
     return Outcome(
-        metrics={
-            "mass on the mode": 1 - s.delta, "slope in coverage": slope, "distance of the slope from 1": abs(slope - 1),
-            "samples needed, uneven coverage": uneven,
-        },
+        metrics={"slope in coverage": slope, "distance of the slope from 1": abs(slope - 1), **uneven},
         curves={"samples needed / coverage": (list(s.coverages), counts)},
-        ledger={"generate": {"samples": sum(counts) + uneven}},
-    )  # fmt: skip
-
-
-def linear(job: Job, num: int = 0, explore: bool = False) -> Outcome:
-    """The linear class at low coverage: SFT on the best of `num`, or the regression (num 0)."""
-    s: Settings = job.settings
-    theta, rng = np.full(s.features, s.feature_weight), numpy_rng(job.seed, "linear", num, int(explore))
-    margin = np.expm1(2 * s.feature_weight)
-    beta = margin / (2 * np.log(2 * 2**s.features / s.delta))  # theorem 4.3
-    bound = 2 * (1 + 1 / beta) * s.feature_weight
-    if num:
-        fitted = tables.linear_sft(theta, num, s.linear_samples, bound, rng)
-    else:
-        fitted = tables.linear_regression(
-            theta, beta, s.optimism if explore else 0.0, s.rounds if explore else 1, s.linear_samples, bound, rng
-        )
-    mass = tables.mass_on_ones(fitted)
-    return Outcome(
-        metrics={"mass on the mode": mass, "coverage": 1 / tables.mass_on_ones(theta)},
-        ledger={"generate": {"samples": float(s.linear_samples)}},
+        ledger={"generate": {"samples": drawn}},
     )
+
+
+LINEAR = "mass in the linear class"
+
+
+def linear(job: Job, way: str) -> Outcome:
+    """The linear class at low coverage, over numbers of samples: "SFT" on the best of the N that turns out best, "RLHF" or "XPO".
+
+    The N of SFT is chosen by the result, in its favour: from 1 to all samples, the same samples grouped anew.
+    """
+    s: Settings = job.settings
+    theta = np.full(s.features, s.feature_weight)
+    beta = np.expm1(2 * s.feature_weight) / (2 * np.log(2 * 2**s.features / s.delta))  # theorem 4.3
+    bound = 2 * (1 + 1 / beta) * s.feature_weight
+    masses, by_num = [], {}
+    for count in s.linear_samples:
+        rng = numpy_rng(job.seed, "linear", way, count)
+        if way == "SFT":
+            drawn = tables.draw_signs(theta, (count,), rng)
+            groups = [2**k for k in range(count.bit_length()) if 2**k <= count]
+            by_num = {num: tables.mass_on_ones(tables.linear_sft(theta, num, drawn, bound)) for num in groups}
+            masses.append(max(by_num.values()))
+        else:
+            optimism, rounds = (s.optimism, s.rounds) if way == "XPO" else (0.0, 1)
+            masses.append(tables.mass_on_ones(tables.linear_regression(theta, beta, optimism, rounds, count, bound, rng)))
+    curves = {f"{LINEAR} / samples": ([float(n) for n in s.linear_samples], masses)}
+    if by_num:
+        curves[f"{LINEAR} / N"] = ([float(num) for num in by_num], list(by_num.values()))
+    return Outcome(
+        metrics={LINEAR: masses[-1], "coverage": 1 / tables.mass_on_ones(theta)},
+        curves=curves, ledger={"generate": {"samples": float(sum(s.linear_samples))}},
+    )  # fmt: skip

@@ -7,8 +7,8 @@
     RLHF          argmax E_pi[r] - b KL(pi || pi_base), which is proportional to pi_base^(1 + 1 / b)                  eq. 3
     regression    (b log[pi/pi_base](y) - b log[pi/pi_base](y') - [r(y) - r(y')])^2, + a log pi(y') with exploration  eq. 8, algorithm 1
 
-Source: Huang et al. 2024, arXiv 2412.01951. As printed, algorithm 1 has the two terms with each other's sign; its proof (appendix J.2.2)
-minimises their sum, as here.
+Source: Huang et al. 2024, arXiv 2412.01951. As printed, algorithm 1 has the square with the other sign; its proof (appendix J.2.2)
+minimises the sum of both, as here.
 Shapes: N samples, P prompts, Y responses, B pairs. Log-probabilities are in nats.
 """
 
@@ -91,7 +91,7 @@ def coverage(modes: np.ndarray) -> float:
 
 
 def sharpened(mass: np.ndarray, delta: float = 0.5) -> float:
-    """Share of prompts with pi(y* | x) >= 1 - delta, from mass [P]. From delta = 0.5 on, greedy decoding finds y* (proposition 3.1)."""
+    """Share of prompts with pi(y* | x) >= 1 - delta, from mass [P]. Above half of the mass greedy decoding finds y* (proposition 3.1)."""
     return float((np.asarray(mass) >= 1 - delta).mean())
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from etude.errors import BadInput
+
+RATES = {"unselected": 1e-4, "SFT 5": 1e-3, "SFT 16": 1e-3, "SFT 64": 1e-4, "adaptive": 1e-3, "RLHF": 3e-4, "XPO": 3e-4}
+BETAS = {"RLHF": 1.0, "XPO": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,31 +33,35 @@ class Settings:
     base_lr: float = 3e-3
     # sharpening
     num_samples: int = 40_000  # m: all that an arm draws for training
-    updates: int = 400
+    updates: int = 600
     batch: int = 64  # rows an update: winners, or half as many pairs
-    lr: float = 1e-3  # of SFT on winners
-    unselected_lr: float = 3e-4  # of SFT on samples as they come
-    pair_lr: float = 3e-4  # of regressions
+    rates: Mapping[str, float] = field(default_factory=lambda: RATES)  # arm -> its learning rate
     weight_decay: float = 0.1
     clip: float = 0.1  # norm of the gradient
-    beta: float = 1.0  # b, weight of the KL
+    betas: Mapping[str, float] = field(default_factory=lambda: BETAS)  # arm -> b, weight of the KL
     optimism: float = 0.001  # a
     rounds: int = 4  # of exploration
-    delta: float = 0.5  # adaptive sampling's aim: 1 - delta of the mass on y*
+    adaptive_delta: float = 0.5  # adaptive sampling's aim: 1 - delta of the mass on y*
     most_samples: int = 64  # of one prompt, where adaptive sampling does not stop by itself
     # measuring
-    num_test: int = 300  # prompts
+    test_sums: int = 80  # prompts
+    test_paths: int = 160
     test_samples: int = 8  # answers a prompt
     # the table, and the linear class
+    delta: float = 0.5  # of a sharpened table: 1 - delta of the mass on y*
     responses: int = 1_024
     table_contexts: int = 48
     table_prompts: int = 8  # drawn for each context
-    tables: int = 4  # of each coverage, averaged
+    tables: int = 8  # of each coverage, averaged
     coverages: tuple[float, ...] = (4.0, 7.1, 12.6, 22.5, 40.0, 71.1, 126.5, 224.9, 400.0)
     uneven_coverage: float = 32.0
-    features: int = 10
+    features: int = 20
     feature_weight: float = 0.1  # theta of each
-    linear_samples: int = 1_024
+    linear_samples: tuple[int, ...] = (16, 64, 256, 1_024)
+
+    @property
+    def num_test(self) -> int:
+        return self.test_sums + self.test_paths
 
     def __post_init__(self) -> None:
         if not 0 <= self.corrupted < 1:
@@ -61,5 +69,6 @@ class Settings:
         if self.num_samples < 2 * self.most_samples or self.batch < 2:
             found = f"{self.num_samples} samples, batches of {self.batch}"
             raise BadInput("settings", found, f"at least {2 * self.most_samples} samples, batches of at least 2 rows")
-        if not 0 < self.delta < 1:
-            raise BadInput("settings.delta", repr(self.delta), "a share between 0 and 1")
+        for name in ("delta", "adaptive_delta"):
+            if not 0 < getattr(self, name) < 1:
+                raise BadInput(f"settings.{name}", repr(getattr(self, name)), "a share between 0 and 1")

@@ -1,10 +1,12 @@
 """Where all can be enumerated: a softmax table, whose need of samples is read off, and a linear softmax class at low coverage.
 
 The table holds a distribution for each context; its exact maximum-likelihood fit on winners is their frequencies. So the mass that
-SFT-sharpening puts on y* in a context is the share of the context's prompts whose winner is y*.
+SFT-sharpening puts on y* in a context is the share of the context's prompts whose winner is y*. That it needs samples in proportion to
+the coverage coefficient then follows from counting draws until y* comes; it holds the code to the theorem and is no finding.
 
-The linear class is pi(y | x) ~ exp <theta, f(x, y)> over the 2^F sign vectors, f the signs themselves up to a flip of each by the context
-(example J.1 has such a class). Seen from its context's y* every context is the same, so one stands for all: y* is the vector of ones.
+The linear class is pi(y | x) ~ exp <theta, f(x, y)> over the 2^F sign vectors, f the signs themselves up to a flip of each by the context.
+Seen from its context's y* every context is the same, so one stands for all: y* is the vector of ones. The class is ours (the paper's
+example J.1 is a sphere packing). Its self-rewards have no noise, so regression needs about F pairs that differ and no exploration.
 Shapes: G contexts, n prompts of each, L samples of a prompt, Y responses, F features, B pairs.
 """
 
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from etude.errors import BadInput
+from etude.papers.improvement.sharpening.reward import stopping_parameter
 
 
 def bases(inverse_mass: np.ndarray, num_responses: int, rng: np.random.Generator) -> np.ndarray:
@@ -69,8 +72,13 @@ def needed_fixed(draws: Draws, epsilon: float, delta: float) -> Needed:
 MUS = np.geomspace(0.05, 12, 60)
 
 
-def needed_adaptive(draws: Draws, epsilon: float, delta: float, mus: np.ndarray = MUS) -> Needed:
-    """The same with N chosen for each prompt by eq. 10: the smallest m over the stopping parameter."""
+def needed_adaptive(draws: Draws, epsilon: float, delta: float) -> Needed:
+    """The same with N chosen for each prompt by eq. 10, at theorem D.1's stopping parameter; infinite where that does not do."""
+    return needed_by_mu(draws, epsilon, delta, np.array([stopping_parameter(delta)]))
+
+
+def needed_by_mu(draws: Draws, epsilon: float, delta: float, mus: np.ndarray = MUS) -> Needed:
+    """The same, the smallest m over stopping parameters: an oracle, as the smallest N of `needed_fixed` is."""
     hits, counts = draws.hits(), np.arange(1, draws.best.shape[2] + 1)
     least: Needed = (float("inf"), 0.0)
     for mu in mus:
@@ -89,9 +97,14 @@ def mean_needed(
     delta: float, rng: np.random.Generator,
 ) -> float:  # fmt: skip
     """Geometric mean of m over independent tables."""
-    length = int(np.ceil(12 * np.max(inverse_mass)))
+    length = longest(inverse_mass)
     logs = [np.log(how(Draws.of(bases(inverse_mass, responses, rng), prompts, length, rng), epsilon, delta)[0]) for _ in range(tables)]
     return float(np.exp(np.mean(logs)))
+
+
+def longest(inverse_mass: np.ndarray) -> int:
+    """Samples that are drawn of each prompt, enough that y* is missed once in e^12."""
+    return int(np.ceil(12 * np.max(inverse_mass)))
 
 
 def even(coverage: float, contexts: int) -> np.ndarray:
@@ -127,12 +140,12 @@ def draw_signs(theta: np.ndarray, shape: tuple[int, ...], rng: np.random.Generat
     return np.where(rng.random((*shape, len(theta))) < 1 / (1 + np.exp(-2 * theta)), 1.0, -1.0)
 
 
-def linear_sft(theta: np.ndarray, num: int, samples: int, bound: float, rng: np.random.Generator) -> np.ndarray:
-    """Maximum likelihood on the winners of `samples` // num groups of `num`, each weight within +-bound."""
-    drawn = draw_signs(theta, (samples // num, num), rng)
-    winners = np.take_along_axis(drawn, (drawn @ theta).argmax(1)[:, None, None], 1)[:, 0]
-    mean = winners.mean(0)
-    return np.arctanh(mean.clip(-np.tanh(bound), np.tanh(bound)))
+def linear_sft(theta: np.ndarray, num: int, drawn: np.ndarray, bound: float) -> np.ndarray:
+    """Maximum likelihood on the winners of groups of `num` among samples [m, F], each weight within +-bound."""
+    groups = drawn[: len(drawn) // num * num].reshape(-1, num, len(theta))
+    winners = np.take_along_axis(groups, (groups @ theta).argmax(1)[:, None, None], 1)[:, 0]
+    with np.errstate(divide="ignore"):  # winners that all agree ask for an infinite weight
+        return np.arctanh(winners.mean(0)).clip(-bound, bound)
 
 
 def linear_regression(
@@ -157,10 +170,16 @@ def linear_regression(
     return present
 
 
+def explored(weights: np.ndarray, difference: np.ndarray, target: np.ndarray, beta: float, second: np.ndarray, optimism: float) -> float:
+    """What algorithm 1 minimises: sum (b (<w, d> - target))^2 + a sum log pi_w(y')."""
+    residual = difference @ weights - target
+    return float((beta * residual) @ (beta * residual) + optimism * (second @ weights - log_normaliser(weights)).sum())
+
+
 def _descend(
     weights: np.ndarray, difference: np.ndarray, target: np.ndarray, beta: float, second: np.ndarray, optimism: float, bound: float
 ) -> np.ndarray:
-    """Projected gradient descent on sum (b (<w, d> - target))^2 + a sum log pi_w(y')."""
+    """Projected gradient descent on `explored`, whose gradient changes by at most `curvature` times the way."""
     curvature = 2 * beta**2 * np.linalg.norm(difference, 2) ** 2 + optimism * len(second)
     for _ in range(500):
         residual = difference @ weights - target

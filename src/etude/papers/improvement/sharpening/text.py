@@ -1,16 +1,17 @@
 """The testbed: sums and short paths, taught by demonstrations of which many are wrong, so that the mode is right and mass is spread.
 
-Prompts are split by their text: samples that train are never drawn for those of the test. The base may have been taught some of them
-(there are few sums), with as many wrong answers as anywhere.
+No sample that trains is drawn for a prompt of the test, nor for one with the same two terms. Each seed has a test of its own, without
+repeats, and seeds for tuning have one that no other seed draws from. The sums of the test are among the base's demonstrations (there are
+288 sums, which it learns one by one), with as many wrong answers as anywhere; its paths are not.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import islice
+from functools import cached_property, lru_cache
+from itertools import combinations_with_replacement, islice
 
 import numpy as np
 from torch import nn
@@ -20,18 +21,19 @@ from etude.data.tokenizers import Characters
 from etude.engine.protocols import Completion, Problem, Sampling, Task
 from etude.engine.streams import derive, numpy_rng
 from etude.errors import BadInput
+from etude.evidence.registration import TUNING_FROM
 from etude.generate.local import LocalGenerator
 from etude.generate.mode import most_likely
 from etude.learn.warmstart import Base, warm_start
 from etude.nn.transformer import TransformerConfig
-from etude.papers.improvement.sharpening.reward import coverage, sharpened
+from etude.papers.improvement.sharpening.reward import coverage, likelihood, sharpened, tempered
 from etude.papers.improvement.sharpening.settings import Settings
 
 TOKENIZER = Characters(string.digits + string.ascii_lowercase + "+-= ;\n")
 END = int(TOKENIZER.encode("\n")[0])
-KINDS = ("sums", "paths")
-ONE_IN = 8
-"""One in so many prompts belongs to the test."""
+KINDS: tuple[str, ...] = ("sums", "paths")
+ONE_IN = 3
+"""A third of the sums is the test of seeds for tuning, a third of all the test of any other seed; of paths a third of what is drawn."""
 
 
 def model_config(settings: Settings) -> TransformerConfig:
@@ -45,8 +47,30 @@ def sampling(settings: Settings, temperature: float = 1.0) -> Sampling:
     return Sampling(temperature=temperature, max_tokens=settings.max_tokens, stop_tokens=(END,))
 
 
-def is_test(prompt: str) -> bool:
-    return derive(0, "split", prompt) % ONE_IN == 0
+def is_test(problem: Problem, largest: int, seed: int) -> bool:
+    """Whether the prompt belongs to the seed's test. Sums go by their two terms, whatever their order and sign."""
+    if kind_of(problem) == "sums":
+        return terms(problem.prompt) in _test_terms(largest, seed)
+    return derive(seed, "split", problem.prompt) % ONE_IN == 0
+
+
+def group(problem: Problem) -> tuple[int, ...] | str:
+    """What may lie on one side of the split only: a sum's terms, a path's prompt."""
+    return terms(problem.prompt) if kind_of(problem) == "sums" else problem.prompt
+
+
+def terms(prompt: str) -> tuple[int, ...]:
+    """The terms of a sum, sorted."""
+    return tuple(sorted(int(term) for term in prompt.rstrip("=").replace("-", "+").split("+")))
+
+
+@lru_cache(maxsize=32)
+def _test_terms(largest: int, seed: int) -> frozenset[tuple[int, ...]]:
+    pairs = sorted(combinations_with_replacement(range(1, largest + 1), 2), key=lambda pair: derive(0, "tuning", *pair))
+    each = len(pairs) // ONE_IN
+    if seed >= TUNING_FROM:
+        return frozenset(pairs[:each])
+    return frozenset(sorted(pairs[each:], key=lambda pair: derive(seed, "test", *pair))[:each])
 
 
 def problems(settings: Settings, seed: int, name: str, *, test: bool | None = False) -> Iterator[Problem]:
@@ -59,7 +83,7 @@ def problems(settings: Settings, seed: int, name: str, *, test: bool | None = Fa
             while True:
                 problem = _short(family.problem(stream, places[k], difficulty))
                 places[k] += 1
-                if test is None or is_test(problem.prompt) == test:
+                if test is None or is_test(problem, settings.largest, seed) == test:
                     break
             yield problem
 
@@ -118,6 +142,21 @@ def base_model(settings: Settings, seed: int, progress: Callable[[float, float],
     )  # fmt: skip
 
 
+def held_out(settings: Settings, seed: int) -> list[Problem]:
+    """The seed's test: sums and paths, each prompt once. Raises BadInput where there are not so many sums."""
+    wanted = dict(zip(KINDS, (settings.test_sums, settings.test_paths), strict=True))
+    found: dict[str, dict[str, Problem]] = {kind: {} for kind in KINDS}
+    for problem in islice(problems(settings, seed, "test", test=True), 12 * settings.num_test):
+        kind = kind_of(problem)
+        if len(found[kind]) < wanted[kind]:
+            found[kind][problem.prompt] = problem
+        elif all(len(found[k]) == wanted[k] for k in KINDS):
+            break
+    if len(found["sums"]) < settings.test_sums:
+        raise BadInput("settings.test_sums", f"{settings.test_sums}", f"at most the {len(found['sums'])} sums that are held out")
+    return [problem for kind in KINDS for problem in found[kind].values()]
+
+
 def encoded(items: list[Problem]) -> list[np.ndarray]:
     return [TOKENIZER.encode(p.prompt).astype(np.int64) for p in items]
 
@@ -136,31 +175,54 @@ class Test:
 
     @classmethod
     def of(cls, base: nn.Module, settings: Settings, seed: int) -> Test:
-        items = list(islice(problems(settings, seed, "test", test=True), settings.num_test))
+        items = held_out(settings, seed)
         found = most_likely(base, encoded(items), end=END, max_tokens=settings.max_tokens)
         return cls(items, [m.tokens for m in found], np.array([m.logprob for m in found]))
 
+    def refuse(self, problem: Problem) -> None:
+        """Raises BadInput where a prompt that samples are drawn for is one of the test's, or has the terms of one."""
+        if group(problem) in self._groups:
+            raise BadInput("prompts", f"'{problem.prompt}' of the test", "prompts that the test does not hold")
+
+    @cached_property
+    def _groups(self) -> set[tuple[int, ...] | str]:
+        return {group(problem) for problem in self.problems}
+
+    def mass_at_optimum(self, groups: list[list[Completion]], beta: float) -> float:
+        """Mass on y* where KL-regularised sharpening is solved exactly (eq. 3), over y* and the answers among the base's samples:
+        a bound from above, near where what they leave out is unlikely.
+        """
+        masses = []
+        for mode, logprob, samples in zip(self.modes, self.logprobs, groups, strict=True):
+            finished = [c for c in samples if c.finish == "stop"]
+            found = {tuple(c.tokens): own for c, own in zip(finished, likelihood(finished), strict=True)}
+            others = [own for tokens, own in found.items() if tokens != tuple(mode)]
+            masses.append(np.exp(tempered(np.array([logprob, *others]), beta)[0]))
+        return float(np.mean(masses))
+
     def about_base(self) -> dict[str, float]:
-        """coverage: C of eq. 6. mode accuracy: how often y* is right. mode tokens: its length."""
+        """coverage: C of eq. 6. mode accuracy: how often y* is right. mode tokens: its length. The first two also of each kind."""
         texts = [TOKENIZER.decode(m[:-1]) for m in self.modes]
-        return {
-            "coverage": coverage(self.logprobs),
-            "mode accuracy": float(np.mean([right(p, t) for p, t in zip(self.problems, texts, strict=True)])),
-            "mode tokens": float(np.mean([len(m) for m in self.modes])),
-        }
+        truth = [right(p, t) for p, t in zip(self.problems, texts, strict=True)]
+        tokens = float(np.mean([len(m) for m in self.modes]))
+        told = {"coverage": coverage(self.logprobs), "mode tokens": tokens} | self._by_kind("mode accuracy", truth)
+        return told | {f"coverage, {kind}": coverage(self.logprobs[where]) for kind, where in self._kinds().items()}
+
+    def _kinds(self) -> dict[str, np.ndarray]:
+        kinds = np.array([kind_of(problem) for problem in self.problems])
+        return {kind: kinds == kind for kind in KINDS if (kinds == kind).any()}
+
+    def _by_kind(self, name: str, values: Sequence[float] | np.ndarray) -> dict[str, float]:
+        """The mean of one value a problem, over all and over each kind."""
+        each = {f"{name}, {kind}": float(np.asarray(values)[where].mean()) for kind, where in self._kinds().items()}
+        return {name: float(np.mean(values)), **each}
 
     def answered(self, groups: list[list[Completion]]) -> dict[str, float]:
-        """Of answers, some for each problem: how often they are right, how often y*, and their length."""
-        pairs = [(p, mode, c) for p, mode, group in zip(self.problems, self.modes, groups, strict=True) for c in group]
-        told: dict[str, list[float]] = {}
-        for problem, _, c in pairs:
-            told.setdefault(kind_of(problem), []).append(right(problem, c.text))
-        each = {f"accuracy, {kind}": float(np.mean(values)) for kind, values in told.items()}
-        return {
-            "accuracy": float(np.mean([value for values in told.values() for value in values])),
-            "mode given": float(np.mean([np.array_equal(mode, c.tokens) for _, mode, c in pairs])),
-            "answer tokens": float(np.mean([len(c.tokens) for _, _, c in pairs])),
-        } | each
+        """Of answers, equally many for each problem: how often they are right, how often y*, and their length."""
+        truth = [float(np.mean([right(p, c.text) for c in group])) for p, group in zip(self.problems, groups, strict=True)]
+        given = [float(np.mean([np.array_equal(y, c.tokens) for c in group])) for y, group in zip(self.modes, groups, strict=True)]
+        tokens = float(np.mean([len(c.tokens) for group in groups for c in group]))
+        return {"answer tokens": tokens} | self._by_kind("accuracy", truth) | self._by_kind("mode given", given)
 
     def measured(self, model: nn.Module, settings: Settings, seed: int) -> dict[str, float]:
         """A model's mass on y*, exact, and its answers at temperature 1 and greedy. Draws are the same for every model."""
@@ -168,15 +230,5 @@ class Test:
         mass = np.exp([float(s.astype(np.float64).sum()) for s in generator.score(prompts, self.modes)])
         drawn = generator.complete(prompts, sampling(settings), n=settings.test_samples, seed=derive(seed, "test answers"))
         greedy = generator.complete(prompts, sampling(settings, 0.0))
-        return self.answered(drawn) | {
-            "mass on the mode": float(mass.mean()),
-            "sharpened": sharpened(mass),
-            "greedy accuracy": self.answered(greedy)["accuracy"],
-        }
-
-
-def check_disjoint(prompts: list[Problem], test: list[Problem]) -> None:
-    """Raises BadInput where a prompt that samples are drawn for is one of the test's."""
-    shared = {p.prompt for p in prompts} & {p.prompt for p in test}
-    if shared:
-        raise BadInput("prompts", f"'{min(shared)}' of the test", "prompts that the test does not hold")
+        more = {"sharpened": sharpened(mass), "greedy accuracy": self.answered(greedy)["accuracy"]}
+        return self.answered(drawn) | self._by_kind("mass on the mode", mass) | more

@@ -1,0 +1,98 @@
+"""Rows as the text that a model reads, and which characters of it the model is to say.
+
+Conversations are rendered by the model's own chat template, through transformers' renderer (jinja2's immutable sandbox; no
+code of the model's). What a turn of the assistant adds is found by rendering the conversation up to it and up to its end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from etude.data.row_kinds import Messages, Said
+from etude.errors import BadInput
+
+
+class Template(Protocol):
+    """name: of the model, for errors. text: what it is made of. render(messages, ask) -> text, `ask` for the assistant's next turn."""
+
+    name: str
+    text: str
+
+    def render(self, messages: Messages, *, ask: bool = False, tools: list[Any] | None = None) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """text: all of it. spans: (start, end) of the characters that the model says, rising. closed: whether the text ends as it should,
+    so that no end token is to follow."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+    closed: bool = True
+
+
+@dataclass
+class ChatTemplate:
+    """inner: a transformers tokenizer that has a chat template."""
+
+    inner: Any
+    name: str
+    text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            self.text = str(self.inner.get_chat_template())
+        except ValueError:
+            expected = "chat_template.jinja beside it, or rows of prompt and completion as texts"
+            raise BadInput(f"the tokenizer of {self.name}", "no chat template", expected) from None
+
+    def render(self, messages: Messages, *, ask: bool = False, tools: list[Any] | None = None) -> str:
+        return self.inner.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, tools=tools)
+
+
+def transformers_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a model folder as transformers loads it: never with code of its own. Raises BadInput."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise BadInput(str(folder), "no transformers", "the package: pip install 'etude[hf]'") from None
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of many kinds: each says in its own way that there is no tokenizer here
+        line = " ".join(str(error).split())
+        raise BadInput(str(folder), f"{type(error).__name__}: {line[:160]}", "a tokenizer that transformers can load") from error
+
+
+def rendered(said: Said, template: Template | None, where: str) -> Rendered:
+    """A row as one text. Raises BadInput, naming the row, for messages without a template, messages that the template refuses, and
+    a template under which a turn's text depends on what comes after it."""
+    if isinstance(said.prompt, str) and isinstance(said.answer, str):
+        text = said.prompt + said.answer
+        return Rendered(text, ((len(said.prompt), len(text)),), closed=False)
+    if template is None:
+        raise BadInput(where, "messages", "a tokenizer with a chat template, or texts")
+    assert not isinstance(said.prompt, str)
+    assert not isinstance(said.answer, str)
+    messages = said.prompt + said.answer
+    try:
+        whole = template.render(messages, tools=said.tools)
+        spans = []
+        for number in range(len(said.prompt), len(messages)):
+            if messages[number]["role"] != "assistant":
+                continue
+            before = template.render(messages[:number], ask=True, tools=said.tools)
+            after = whole if number + 1 == len(messages) else template.render(messages[: number + 1], tools=said.tools)
+            if not (whole.startswith(after) and after.startswith(before)):
+                found = f"a chat template of {template.name} that writes turn {number + 1} differently once more follows"
+                raise BadInput(where, found, "one whose text only grows; or the turns as rows of prompt and completion")
+            # White space after the token that ends a turn is the template's, not the model's.
+            spans.append((len(before), len(after.rstrip())))
+    except BadInput:
+        raise
+    except Exception as error:  # jinja's own, and whatever a template calls
+        line = " ".join(str(error).split())
+        found = f"messages that the chat template of {template.name} refuses ({line[:120]})"
+        raise BadInput(where, found, "roles and contents that it takes") from error
+    return Rendered(whole, tuple(spans))

@@ -1,0 +1,34 @@
+"""What docs/fine-tuning.md tells to do is done here, word for word."""
+
+import re
+import shlex
+from pathlib import Path
+
+import etude
+from etude.cli import main
+from etude.generate.pretrained import pretrained
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
+MAKE, READ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+(COMMANDS,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(MAKE, {})
+    for line in COMMANDS.strip().splitlines():
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    assert shown.count("assistant\n[[And ") == 3
+    assert shown.count("<|im_end|>]]\n") == 3
+    exec(READ, {})
+    assert "<|im_start|>assistant\n" in capsys.readouterr().out
+    ours = etude.train(
+        pretrained("trained"), etude.rows("verses.jsonl", tokenizer="trained", context=256), budget=etude.Budget(steps=1), quiet=True
+    )
+    assert ours.steps == 1
+
+
+def test_it_can_be_found():
+    assert "](docs/fine-tuning.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
