@@ -92,7 +92,8 @@ CLAIMS = (
 
 PAPER = Settings(
     vocab=32_000, width=4096, depth=32, heads=32, kv_heads=8, hidden=14_336, tied=False, context=2048, max_step=256, lr=3e-6, dpo_lr=3e-6,
-    batch=2, value_batch=3, value_lr=3e-6, num_test=500, value_questions=11_554, limits=(2_000.0, 8_000.0, 32_000.0), training_limit=16_000.0,
+    batch=2, value_batch=3, value_lr=3e-6, num_test=500, value_questions=11_554,
+    limits=(2_000.0, 8_000.0, 32_000.0), training_limit=16_000.0,
 )  # fmt: skip
 TASK_PY, NONE = "MCTS/task.py, authors' code at 2d5f488", "ours: the paper's models are given"
 SOURCES = {
@@ -115,7 +116,8 @@ DEVIATIONS = (
     ("models", "7B and 8B policies, 7B and 6B value models", "0.1M and 0.2M, trained here", "runs on two cores", "unknown"),
     (
         "tasks", "MATH, SciBench", "chains of 3 and 4 operations modulo 10, variables named in order of use",
-        "fits 0.1M parameters and half a minute of teaching; countdown is left out", "no plan to make: less for a tree to do",
+        "fits 0.1M parameters and half a minute of teaching; countdown is left out",
+        "no plan to make: less for a tree to do",
     ),
     (
         "base", "a language model's own mistakes", "a teacher who is unsure of four in ten operations",
@@ -148,7 +150,7 @@ STUDY = Study(
     slug="rest-mcts",
     arms=ARMS,
     scales={
-        "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 8 questions a round"),
+        "smoke": Scale(settings=SMOKE, seeds=2, size="10k parameters / 8 questions a round"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 100 questions a round"),
         "cpu": Scale(settings=CPU, seeds=4, size="0.1M parameters / 300 questions a round"),
         "paper": Scale(settings=PAPER, seeds=3, size="7B parameters / MATH", sources=SOURCES),
