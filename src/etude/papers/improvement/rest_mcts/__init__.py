@@ -10,8 +10,8 @@ model on the inferred values. On your own work: give `SelfTraining` your policy,
 function that checks an answer, `GeneratedSteps` and `StateValues`; `run_loop(steps, steps.begin(policy, value), num_rounds, folder)`.
 
 Source: Zhang et al. 2024, arXiv 2406.03816, and the authors' code THUDM/ReST-MCTS at 2d5f488 (MCTS/base.py, MCTS/mcts.py, MCTS/task.py).
-Scaled down: chains of three and four operations modulo 10, policy and value model of 0.2M, instead of MATH and SciBench with 7B. It still
-tests the claim: a solution is lines that can each be wrong, and a wrong chain still guesses the answer one time in ten.
+Scaled down: chains of three and four operations modulo 10, a policy of 0.1M and a value model of 0.2M, instead of MATH and SciBench with
+7B. It still tests the claim: a solution is lines that can each be wrong, and a wrong chain still guesses the answer one time in ten.
 """
 
 from __future__ import annotations

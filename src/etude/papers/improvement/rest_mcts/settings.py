@@ -28,8 +28,8 @@ class Settings:
     base_batch: int = 16
     base_lr: float = 4e-3
     # the first value model
-    value_questions: int = 1_000  # with written solutions
-    first_value_updates: int = 800
+    value_questions: int = 2_000  # with written solutions
+    first_value_updates: int = 1_600
     # search
     branches: int = 3
     exploration: float = 0.7  # c

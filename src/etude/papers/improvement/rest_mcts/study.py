@@ -92,7 +92,8 @@ CLAIMS = (
 
 PAPER = Settings(
     vocab=32_000, width=4096, depth=32, heads=32, kv_heads=8, hidden=14_336, tied=False, context=2048, max_step=256, lr=3e-6, dpo_lr=3e-6,
-    batch=2, value_batch=3, value_lr=3e-6, num_test=500, limits=(2_000.0, 8_000.0, 32_000.0), training_limit=16_000.0,
+    batch=2, value_batch=3, value_lr=3e-6, num_test=500, value_questions=11_554,
+    limits=(2_000.0, 8_000.0, 32_000.0), training_limit=16_000.0,
 )  # fmt: skip
 TASK_PY, NONE = "MCTS/task.py, authors' code at 2d5f488", "ours: the paper's models are given"
 SOURCES = {
@@ -100,8 +101,8 @@ SOURCES = {
     "vocab": "Mistral-7B", "width": "Mistral-7B",
     "depth": "Mistral-7B", "heads": "Mistral-7B", "kv_heads": "Mistral-7B", "hidden": "Mistral-7B", "tied": "Mistral-7B",
     "context": f"{TASK_PY}: max_length", "base_updates": NONE, "base_batch": NONE, "base_lr": NONE,
-    "value_questions": "README of the authors' code: 11,554 questions of SciInstruct, fewer here",
- "first_value_updates": "ours", "branches": TASK_PY, "exploration": TASK_PY, "unvisited": f"{TASK_PY}: inf",
+    "value_questions": "README of the authors' code: questions of SciInstruct with written solutions",
+    "first_value_updates": "ours", "branches": TASK_PY, "exploration": TASK_PY, "unvisited": f"{TASK_PY}: inf",
     "rollout_steps": TASK_PY, "mix": f"{TASK_PY}: alpha", "end_at": TASK_PY, "temperature": TASK_PY, "max_step": TASK_PY,
     "max_depth": "ToT/task.py, authors' code at 2d5f488; MCTS* has none", "beam_width": "ToT/task.py, authors' code: select_branch",
     "per_call": "assumed: the paper counts what is generated", "limits": "assumed: the paper counts iterations",
@@ -112,10 +113,19 @@ SOURCES = {
     "value_lr": "PRM/train_VM_mistral.py", "num_test": "data/math/math_500.json",
 }  # fmt: skip
 DEVIATIONS = (
-    ("models", "7B and 8B policies, 7B and 6B value models", "0.2M, trained here", "runs on two cores", "unknown"),
+    ("models", "7B and 8B policies, 7B and 6B value models", "0.1M and 0.2M, trained here", "runs on two cores", "unknown"),
     (
         "tasks", "MATH, SciBench", "chains of 3 and 4 operations modulo 10, variables named in order of use",
-        "fits 0.2M parameters and a minute of teaching", "no plan to make: less for a tree to do",
+        "fits 0.1M parameters and half a minute of teaching; countdown is left out",
+        "no plan to make: less for a tree to do",
+    ),
+    (
+        "base", "a language model's own mistakes", "a teacher who is unsure of four in ten operations",
+        "mistakes that samples do not repeat, so that there is something to search for", "larger effect",
+    ),
+    (
+        "value model's body", "Mistral-7B or ChatGLM3-6B, whatever the policy", "taught on right solutions, with fresh layers on top",
+        "a body that knows no more than the policy did not learn to check it here", "larger effect; ReST-EM and DPO have no such model",
     ),
     (
         "first value model", "written solutions with single false steps", "written solutions with the base's own ways on from each state",
@@ -130,7 +140,7 @@ DEVIATIONS = (
     ("trees to learn from", "one tree", "a closed tree is begun again and merged", "equal cost", "small"),
     (
         "Self-Rewarding", "the policy judges its own samples", "right over wrong samples, by the known answer",
-        "0.2M parameters cannot judge in words", "a stronger baseline",
+        "0.1M parameters cannot judge in words", "a stronger baseline",
     ),
     ("rounds", "each model is trained for 2 or 3 epochs", "a number of updates, from the round before", "equal budgets", "small"),
     ("ties", "among equal children at random", "the oldest", "bits can be repeated", "none expected"),
@@ -140,9 +150,9 @@ STUDY = Study(
     slug="rest-mcts",
     arms=ARMS,
     scales={
-        "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 8 questions a round"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 100 questions a round"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 300 questions a round"),
+        "smoke": Scale(settings=SMOKE, seeds=2, size="10k parameters / 8 questions a round"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 100 questions a round"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.1M parameters / 300 questions a round"),
         "paper": Scale(settings=PAPER, seeds=3, size="7B parameters / MATH", sources=SOURCES),
     },
     claims=CLAIMS,
