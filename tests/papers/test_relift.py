@@ -282,6 +282,8 @@ def test_settings_refuse():
         Settings(pool=30)
     with pytest.raises(BadInput, match="settings.sft_share"):
         Settings(sft_share=1.0)
+    with pytest.raises(BadInput, match="settings.base_beyond: found 1.0, expected a share from 0 to below 1"):
+        Settings(base_beyond=1.0)
 
 
 def test_the_papers_model_and_the_sources():
