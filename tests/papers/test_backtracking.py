@@ -40,12 +40,7 @@ PROBLEMS = [FOUND.problem(3, i, 3 + i % 2) for i in range(40)]
 TRACED = traced_problems(FOUND, PROBLEMS, KS, 12, seed=1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("ETUDE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def job(seed=5, settings=TINY, folder=None):

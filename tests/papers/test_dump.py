@@ -36,12 +36,7 @@ from etude.papers.order.dump import STUDY, Bandit, Dump, Settings, arms, ladder,
 TINY = STUDY.scales["smoke"].settings
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("ETUDE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # --- equations --------------------------------------------------------------------------------------------------------

@@ -37,12 +37,7 @@ POOL = ProblemPool.of(Copy(), 0, {1: 6, 2: 6})
 ANSWERS = {number: POOL[number].answer for number in range(len(POOL))}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("ETUDE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def run(name, settings=TINY, seed=5):

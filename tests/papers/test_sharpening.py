@@ -34,12 +34,7 @@ def run(name, settings=TINY, seed=5, folder=None):
     return STUDY.arms[name].run(Job(study="sharpening", arm=name, scale="smoke", seed=seed, settings=settings, folder=folder))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("ETUDE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # --- equations --------------------------------------------------------------------------------------------------------
