@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from etude.errors import BadInput
@@ -41,6 +42,12 @@ def locate(name: str, revision: str | None = None, where: str = "model") -> Loca
         raise BadInput(where, f"{name}, a file", "a folder with config.json and safetensors, or an id of the Hub")
     if not _HUB_ID.fullmatch(name):
         raise BadInput(where, f"{name}, which is not there", "a folder with config.json and safetensors, or an id of the Hub")
+    return _fetched(name, revision, where)
+
+
+@cache
+def _fetched(name: str, revision: str | None, where: str) -> Located:
+    """Asked of the Hub once in a process: a model and its tokenizer are of one commit, even where a branch moves meanwhile."""
     try:
         from huggingface_hub import errors, snapshot_download
         from huggingface_hub.utils import disable_progress_bars, logging
