@@ -42,7 +42,8 @@ def texts():
 
 COMMON = {
     "max_steps": 6, "learning_rate": 1e-2, "seed": SEED, "logging_steps": 1, "report_to": "none", "save_strategy": "no",
-    "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False, "gradient_checkpointing": False, "bf16": False, "lr_scheduler_type": "constant",
+    "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False, "lr_scheduler_type": "constant",
+    "gradient_checkpointing": False, "bf16": False,
 }  # fmt: skip
 
 
