@@ -120,12 +120,12 @@ def test_a_curriculum_shows_the_ids_of_etudes_own_run(tmp_path, scores, accumula
 def test_a_killed_run_resumes_with_the_same_ids_and_weights(tmp_path):
     class Killed(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **more):
-            if state.global_step == 8:
+            if state.global_step == 7:
                 raise KeyboardInterrupt
 
     def made(folder):
         seen = Seen()
-        settings = {"save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2}
+        settings = {"save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": 2}  # within an epoch of three updates
         return hf(trainer(tmp_path / folder, **settings), [seen, Listening(), CyclicalCurriculum(np.arange(1.0, ROWS + 1))]), seen
 
     class Listening(Method):
@@ -149,8 +149,8 @@ def test_a_killed_run_resumes_with_the_same_ids_and_weights(tmp_path):
         killed.train()
     resumed, rest = made("killed")
     resumed.train(resume_from_checkpoint=True)
-    assert rest.steps[0] == 6
-    assert rest.ids == all_ids.ids[all_ids.steps.index(6) :]
+    assert rest.steps[0] == 4
+    assert rest.ids == all_ids.ids[all_ids.steps.index(4) :]
     assert torch.equal(weights(resumed.model), weights(whole.model))
     assert resumed._etude.hooks.methods[1].count == 12
     with pytest.raises(BadInput, match="a second run of methods"):
@@ -372,6 +372,27 @@ def test_what_is_no_such_trainer_is_refused(tmp_path):
 
     with pytest.raises(BadInput, match=r"Meddling.batch: found another tokens, expected nothing but `weights`"):
         hf(trainer(tmp_path), Meddling()).train()
+
+
+def test_epochs_of_a_curriculum_are_as_many_updates_as_the_trainers(tmp_path):
+    settings = {"max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": 4}
+    bare, adapted = trainer(tmp_path, **settings), hf(trainer(tmp_path, **settings), CyclicalCurriculum("random"))
+    bare.train()
+    adapted.train()
+    assert adapted.state.global_step == bare.state.global_step == 4
+    assert adapted.state.epoch == bare.state.epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"label_smoothing_factor": 0.1}, "label_smoothing_factor = 0.1"), ({}, "a compute_loss_func of your own")],
+)
+def test_weights_have_no_place_in_another_loss(tmp_path, change, said):
+    weighed = hf(trainer(tmp_path, **change), Weighted([0.5] * ROWS))
+    if not change:
+        weighed.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: outputs.loss
+    with pytest.raises(BadInput, match=said):
+        weighed.train()
 
 
 def test_rows_laid_end_to_end_have_no_loss_of_their_own(tmp_path):

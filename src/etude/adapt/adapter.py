@@ -220,6 +220,7 @@ class Adapter:
         weights = batch.data.get("weights")
         if self.grpo:
             if weights is not None:
+                self._check_weighed()
                 # The loss of a completion is linear in its advantage, but for the divergence from a reference.
                 inputs["advantages"] = inputs["advantages"] * weights.to(inputs["advantages"])
             loss = compute(inputs)
@@ -227,6 +228,8 @@ class Adapter:
             return loss
         if weights is None and not self.tells and not self.hooks.lists["backward"]:
             return compute(inputs)
+        if weights is not None:
+            self._check_weighed()
         labels = inputs.get("labels")
         with outputs_of(self.trainer.model) as seen:
             loss = compute(inputs)
@@ -250,6 +253,21 @@ class Adapter:
         weights = batch.data.get("weights")
         if weights is not None and weights.shape != (len(batch),):
             raise BadInput("batch.weights", f"shape {tuple(weights.shape)}", f"one weight a row, ({len(batch)},)")
+
+    def _check_weighed(self) -> None:
+        """That the trainer's loss is one that weights of rows have a place in: a mean of the rows' own, and nothing beside it."""
+        trainer, args = self.trainer, self.trainer.args
+        found = ""
+        if self.grpo and trainer.beta:
+            found = f"beta = {trainer.beta:g}, a divergence that no row's weight multiplies"
+        elif args.label_smoothing_factor:
+            found = f"label_smoothing_factor = {args.label_smoothing_factor:g}"
+        elif trainer.compute_loss_func is not None:
+            found = "a compute_loss_func of your own"
+        elif not self.grpo and getattr(args, "loss_type", "nll") not in ("nll", "chunked_nll"):
+            found = f"loss_type = '{args.loss_type}'"
+        if found:
+            raise BadInput("trainer", found, "the plain loss of the labels (GRPO: beta = 0), where rows have weights")
 
     def generated(self, tensors: dict[str, Any]) -> None:
         """GRPO has drawn and judged completions of the present prompts: kept for the sampler, and which prompt is whose."""
