@@ -64,7 +64,11 @@ class Pretrained(nn.Module):
         return {"hidden": self.inner.base_model(input_ids=tokens, position_ids=positions, use_cache=False).last_hidden_state}
 
     def head(self, hidden: Tensor) -> Tensor:
-        return self.inner.get_output_embeddings()(hidden)
+        return self.output_layer(hidden)
+
+    @property
+    def output_layer(self) -> nn.Module:
+        return self.inner.get_output_embeddings()
 
     @torch.inference_mode()
     def _check_head(self) -> None:

@@ -22,7 +22,7 @@ from etude.recipe.build import Resolve, method_of, no_models
 from etude.recipe.config import parse
 from etude.recipe.folder import DATA_FILE, RECIPE_FILE, TOKENIZER_FILE
 from etude.recipe.material import Material
-from etude.recipe.models import Models, model_of
+from etude.recipe.models import Models, adapted, model_of
 from etude.recipe.tables import Recipe, RowsData, TextData
 
 
@@ -73,6 +73,7 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
     run: Any = SimpleNamespace(seed=recipe.run.seed)  # all that making an architecture again asks of a run
     for entry in state["replacements"]:
         model = methods[entry["method"]].rebuild(run, model, entry["note"])
+    model = adapted(recipe, model)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:

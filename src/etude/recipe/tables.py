@@ -235,6 +235,24 @@ class MuonTable(Table):
 OPTIMIZERS: dict[str, type[Table]] = {"adamw": AdamWTable, "sgd": SGDTable, "muon": MuonTable}
 
 
+# --- [lora] -----------------------------------------------------------------------------------------------------------
+def _targets(value: Any) -> str | tuple[str, ...]:
+    if value == "all-linear":
+        return value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(v, str) and v.strip() for v in value):
+        raise ValueError('"all-linear" or a list of names of layers, such as ["q_proj", "v_proj"]')
+    return tuple(value)
+
+
+class LoraTable(Table):
+    """The model is frozen; beside its linear layers thin matrices are trained, in the format of `peft`."""
+
+    r: Count = 16  # TRL's, as alpha is
+    alpha: Positive = 32.0
+    dropout: Below1 = 0.0
+    targets: Annotated[Any, AfterValidator(_targets)] = "all-linear"  # or the ends of layers' names
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 class ScheduleTable(Table):
     kind: Literal["constant", "linear", "cosine", "wsd", "infinite"] = "cosine"
@@ -371,6 +389,7 @@ class Recipe(Table):
 
     schema_: Literal[1] = Field(alias="schema")
     model: Model = TransformerTable()
+    lora: LoraTable | None = None
     data: Data = TextData()
     sampler: Sampler = ShuffleTable()
     objective: ObjectiveTable = ObjectiveTable()
