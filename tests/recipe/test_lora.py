@@ -155,8 +155,19 @@ def test_a_killed_run_goes_on_with_the_same_bits_and_generates(place):
     whole, parts = (checkpoint.load(place / p / "checkpoints" / "step-000000004")["model"] for p in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in whole} == {"lora_A", "lora_B"}  # the base is in its folder
     rows = sampled("parts", ["the quick"], resolve=load_methods, models=load_models, max_tokens=4, device="cpu", quiet=True)
     assert rows[0]["tokens"] == 4
+
+
+def test_another_base_is_noticed():
+    base()
+    train()
+    qwen_folder("base", initializer_range=0.03)
+    with pytest.raises(BadInput, match="out: found a checkpoint beside other frozen weights, expected the model folder that the run began"):
+        finished("out", load_methods, load_models)
+    with pytest.raises(BadInput, match="a checkpoint beside other frozen weights"):
+        train(resume=True)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from etude.data.tokenizers import BytePairs, Tokenizer
 from etude.engine.device import evaluating
 from etude.errors import BadInput, nearest
 from etude.nn.decoding import align_ends, check_rewind
+from etude.nn.lora import frozen
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 """Architectures (`model_type`) that are tested; others work where transformers has them as causal language models."""
@@ -69,6 +70,12 @@ class Pretrained(nn.Module):
     @property
     def output_layer(self) -> nn.Module:
         return self.inner.get_output_embeddings()
+
+    @property
+    def kept_elsewhere(self) -> frozenset[str]:
+        """What LoRA has frozen is in the folder that the model came from: no checkpoint holds it."""
+        still = {id(p) for p in frozen(self).values()}
+        return frozenset(name for name, value in self.state_dict(keep_vars=True).items() if id(value) in still)
 
     @torch.inference_mode()
     def _check_head(self) -> None:

@@ -15,6 +15,7 @@ from etude.data.tokenizers import Tokenizer, load
 from etude.engine import checkpoint
 from etude.engine.device import pick_device
 from etude.engine.ledger import Ledger
+from etude.engine.saving import load_weights
 from etude.errors import BadInput
 from etude.generate.pretrained import pretrained
 from etude.learn.language import CausalLM
@@ -74,10 +75,7 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
     for entry in state["replacements"]:
         model = methods[entry["method"]].rebuild(run, model, entry["note"])
     model = adapted(recipe, model)
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise BadInput(where, str(error).replace("\n", " "), "a checkpoint of its own recipe's model") from error
+    load_weights(model, state, where, "a checkpoint of its own recipe's model")
     tokenizer = load(path / TOKENIZER_FILE) if (path / TOKENIZER_FILE).exists() else None
     context = getattr(getattr(model, "config", None), "context", None)
     return Finished(
