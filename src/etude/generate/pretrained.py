@@ -71,6 +71,15 @@ class Pretrained(nn.Module):
     def output_layer(self) -> nn.Module:
         return self.inner.get_output_embeddings()
 
+    def checkpoint_activations(self) -> None:
+        """See `nn.activations`. Raises BadInput for an architecture of which transformers cannot."""
+        if not self.inner.supports_gradient_checkpointing:
+            found = f"it for a {type(self.inner).__name__}"
+            raise BadInput("activation_checkpointing", found, f"an architecture that transformers can: {', '.join(FAMILIES)}")
+        # Later releases of transformers have renamed it.
+        word = "activation" if hasattr(self.inner, "activation_checkpointing_enable") else "gradient"
+        getattr(self.inner, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+
     @property
     def kept_elsewhere(self) -> frozenset[str]:
         """What LoRA has frozen is in the folder that the model came from: no checkpoint holds it."""

@@ -18,6 +18,7 @@ from etude.engine.protocols import Method
 from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
+from etude.nn.activations import checkpoint_activations
 from etude.recipe.folder import DATA_FILE, RECIPE_FILE, TOKENIZER_FILE
 from etude.recipe.language import language
 from etude.recipe.material import Material
@@ -58,6 +59,8 @@ def build(
         make = partial(model_of, recipe, material, models)
         model = initialise(sized(make, "model", pick_device(run.device), _bytes_each(recipe)), run.seed)
     model = adapted(recipe, model)
+    if run.activation_checkpointing:
+        checkpoint_activations(model)
     objective, evaluators = material.learnt_by(model)
     trainer = Trainer(
         model,

@@ -318,6 +318,7 @@ class RunTable(Table):
     seed: Annotated[Whole, Field(ge=0)] = 0
     device: Text = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, the same numbers
     clip: Clip = 1.0  # of the gradients' norm, or "none"
     accumulate: Count = 1  # micro-batches an update
     feedback_every: Count = 1  # updates between what a sampler is told
