@@ -22,6 +22,7 @@ def state_of(run: Run, parts: Mapping[str, str]) -> dict[str, Any]:
     return {
         "identity": dict(parts),
         "step": run.step,
+        "micro_batch": run.micro_batch,
         "stage": None if run.stage is None else [run.stage.name, run.stage.index],
         "model": {name: value for name, value in run.model.state_dict().items() if name not in _elsewhere(run.model)},
         "elsewhere": glimpse(run.model),
@@ -49,6 +50,7 @@ def restore(run: Run, state: Mapping[str, Any], parts: Mapping[str, str], where:
     by_name = {m.name: m for m in run.hooks.methods}
     run.ledger = Ledger.from_dict(state["ledger"])
     run.step = state["step"]
+    run.micro_batch = state.get("micro_batch")  # of "auto", what was found then: other pieces would sum in another order
     for entry in state["replacements"]:
         # Values come from the checkpoint below; only the shape of things is rebuilt here.
         run.model = by_name[entry["method"]].rebuild(run, run.model, entry["note"]).to(run.device)

@@ -75,6 +75,7 @@ def build(
         seed=run.seed,
         clip=run.clip,
         accumulate=run.accumulate,
+        micro_batch=run.micro_batch,
         evaluators=evaluators,
         evaluate_every=run.evaluate_every,
         checkpoint_every=run.checkpoint_every,

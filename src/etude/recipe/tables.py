@@ -308,6 +308,12 @@ def _none(value: Any) -> Any:
     return None if value == "none" else value
 
 
+def _micro_batch(value: Any) -> int | str | None:
+    if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError('a whole number >= 1, or "auto"')
+
+
 Clip = Annotated[Positive | None, BeforeValidator(_none)]
 Interval = Annotated[Real, Field(gt=0, le=1)]
 
@@ -320,7 +326,8 @@ class RunTable(Table):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, the same numbers
     clip: Clip = 1.0  # of the gradients' norm, or "none"
-    accumulate: Count = 1  # micro-batches an update
+    accumulate: Count = 1  # batches an update
+    micro_batch: Annotated[Any, AfterValidator(_micro_batch)] = None  # most samples computed at once, or "auto": the most that fit
     feedback_every: Count = 1  # updates between what a sampler is told
     log_every: Count = 1  # updates
     evaluate_every: Interval = 0.1

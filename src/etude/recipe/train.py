@@ -171,5 +171,6 @@ def train_recipe(
         "resumed_from": result.resumed_from,
         "metrics": result.metrics,
         "parameters": result.parameters,
+        "micro_batch": result.micro_batch,
         "ledger": result.ledger.as_dict(),
     }
