@@ -26,6 +26,7 @@ from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Ob
 from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult
 from etude.engine.run import Run
 from etude.engine.schedule import Cosine, Schedule
+from etude.engine.trackers import Mirror, check_trackers
 from etude.errors import BadInput, choice, numbered, one_of
 
 __all__ = ["DataEnded", "Interrupted", "NonFinite", "RunResult", "Trainer"]
@@ -50,6 +51,7 @@ class Trainer(Generic[M]):
     folder:         for metrics, order and checkpoints; None writes nothing.
     checkpoint_every: share of the budget between checkpoints (a last one is always written where there is a folder).
     device:         "auto" takes cuda, then mps, then cpu. precision "auto": bfloat16 autocast on cuda, float32 elsewhere.
+    trackers:       "tensorboard", "wandb", "trackio": shown what goes to `metrics.jsonl` (see `engine.trackers`).
     progress:       called with (share, loss) after each update.
     feedback_every: updates between reports of per-sample losses to the stream's sampler.
     steer:          evaluators on a split kept for steering (never the one that selects or tests), run at the start and each
@@ -60,6 +62,9 @@ class Trainer(Generic[M]):
 
     beside: Mapping[str, str] = {}
     """Files (name -> content) that are written beside the run's mark as soon as the folder is its own."""
+
+    config: Mapping[str, Any] = {}
+    """What trackers show of the run: plain values by name."""
 
     @typed("")
     def __init__(
@@ -84,6 +89,7 @@ class Trainer(Generic[M]):
         log_every: int = 1,
         device: str | torch.device = "cpu",
         precision: str = "auto",
+        trackers: Sequence[str] = (),
         progress: Callable[[float, float], None] | None = None,
         count_flops: bool = True,
         feedback_every: int = 1,
@@ -106,6 +112,8 @@ class Trainer(Generic[M]):
                 raise BadInput(name, repr(value), "a share of the budget between 0 and 1")
         if precision not in ("auto", "float32", "bfloat16"):
             raise choice("precision", precision, ("auto", "float32", "bfloat16"))
+        check_trackers(trackers, None if folder is None else Path(folder))
+        self.trackers = tuple(trackers)
         self.device = pick_device(str(device))
         self.clip, self.accumulate, self.progress = clip, accumulate, progress
         self.evaluators, self.evaluate_every = dict(evaluators or {}), evaluate_every
@@ -162,7 +170,7 @@ class Trainer(Generic[M]):
             raise bad from error
 
     def _run(self, folder: RunFolder | None, resume: bool) -> RunResult[M]:
-        log = MetricsLog(self.folder)
+        log = MetricsLog(self.folder, Mirror(self.trackers, self.folder, self.config) if self.folder and self.trackers else None)
         try:
             run = Run(
                 model=self.model, stream=self.stream, objectives=self.objectives, optimizer=self.optimizer, schedule=self.schedule,

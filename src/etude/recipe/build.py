@@ -12,6 +12,7 @@ from torch import nn
 
 from etude.data.stream import DataStream
 from etude.engine.device import pick_device
+from etude.engine.identity import flat
 from etude.engine.ledger import Budget
 from etude.engine.memory import TO_TRAIN, WEIGHT_BYTES, sized
 from etude.engine.protocols import Method
@@ -30,7 +31,7 @@ from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
 from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TextData
-from etude.recipe.writing import dump
+from etude.recipe.writing import dump, plain
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
 """A paper's slug (or a file) -> its method classes by name. Whoever composes gives it: this floor knows no paper."""
@@ -85,8 +86,10 @@ def build(
         folder=Path(run.folder),
         device=run.device,
         precision=run.precision,
+        trackers=run.trackers,
         progress=progress,
     )
+    trainer.config = flat(plain(recipe))
     trainer.beside = {RECIPE_FILE: dump(recipe), DATA_FILE: json.dumps(material.facts, indent=1)}
     if material.tokenizer is not None:
         trainer.beside |= {TOKENIZER_FILE: material.tokenizer.to_json()}

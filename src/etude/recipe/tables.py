@@ -333,6 +333,7 @@ class RunTable(Table):
     evaluate_every: Interval = 0.1
     checkpoint_every: Interval = 0.1
     keep_checkpoints: Count = 2
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # that are shown what goes to metrics.jsonl
     folder: Text = "runs/train"
 
 
