@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from etude.engine.arguments import check_fields, typed
 from etude.errors import BadInput
@@ -207,7 +208,9 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)). checkpointing: see `nn.activations`."""
+
+    checkpointing = False
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -220,6 +223,11 @@ class Block(nn.Module):
         self, x: Tensor, tables: Tensor, mask: Tensor | None = None, keys_values: KeysValues | None = None, is_causal: bool = True
     ) -> Tensor:
         """x: [B, T, D] -> [B, T, D]. The rest as in `Attention.forward`."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, tables, mask, keys_values, is_causal, use_reentrant=False)
+        return self._forward(x, tables, mask, keys_values, is_causal)
+
+    def _forward(self, x: Tensor, tables: Tensor, mask: Tensor | None, keys_values: KeysValues | None, is_causal: bool) -> Tensor:
         x = x + self.attention(self.attention_norm(x), tables, mask, keys_values, is_causal)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
