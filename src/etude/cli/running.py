@@ -97,4 +97,5 @@ def train(
         print_json(result)
     else:
         measured = "".join(f"{name.replace('/', ' ')} {value:.4f}, " for name, value in result["metrics"].items())
-        print(f"{result['steps']} steps, {measured}in {result['folder']}")
+        share = f"{result['generate_share']:.0%} of the time generating, " if "generate_share" in result else ""
+        print(f"{result['steps']} steps, {measured}{share}in {result['folder']}")
