@@ -1,6 +1,6 @@
 """EleutherAI's lm-evaluation-harness over a model in this process: an `LM` with loglikelihood and generate_until (extra `lm-eval`).
 
-    measured(model, tokenizer, ["arc_easy"], context=2048)  ->  {"arc_easy/acc": 0.61, ...}
+    Harness(tokenizer, ["arc_easy"], context=2048)(model)  ->  {"arc_easy/acc": 0.61, ...}
 
 Tasks, prompts, filters and metrics are the harness's own; contexts too long for the model lose their beginning, as under its own models.
 Shapes: B requests, T positions, V vocabulary.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -36,73 +36,95 @@ MAX_TOKENS = 256
 """Of a generation whose task does not say; the harness's own default."""
 
 
-def check_harness(tasks: Sequence[str], include: str | None, where: str, where_include: str) -> None:
-    """Raises BadInput where the package is missing, the folder of tasks is none, or a task is unknown (proposing a near one)."""
-    known = _manager(include, where, where_include).all_tasks
+class Harness:
+    """Tasks of the harness as an evaluator: {"TASK/METRIC": value}; of a filter of its own "TASK/METRIC,FILTER". No standard errors.
+
+    include: a folder of YAML tasks of one's own; the harness's own thousands are only read where it does not hold all that is asked for.
+    context: most tokens that the model reads. end: ids that end a text; the first one stands before a text without context.
+    shots, limit: examples before each document, documents of each task; as the task says where not given.
+    template: where prompts are to be turns of a chat.
+    Raises BadInput where the package is missing, for an unknown task (proposing a near one), and one whose data cannot be had.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        tasks: Sequence[str],
+        *,
+        context: int,
+        end: Sequence[int] = (),
+        include: str | None = None,
+        shots: int | None = None,
+        limit: int | None = None,
+        batch_size: int = 32,
+        template: Template | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.tokenizer, self.context, self.end, self.limit = tokenizer, context, tuple(end), limit
+        self.batch_size, self.template, self.seed = batch_size, template, seed
+        manager = _manager_of(tasks, include)
+        with _refusing(tasks), _quiet():
+            self.loaded = manager.load(list(tasks))
+        for task in self.loaded["tasks"].values():
+            own = task.get_config("num_fewshot")
+            if (shots is not None and own != 0) or own is None:  # a task that says 0 is meant so
+                task.set_config(key="num_fewshot", value=shots or 0)
+
+    def __call__(self, model: nn.Module) -> Metrics:
+        lm = harness_model(
+            model, self.tokenizer, context=self.context, end=self.end, batch_size=self.batch_size, template=self.template, seed=self.seed
+        )
+        with _refusing(list(self.loaded["tasks"])), _quiet(), global_streams(self.seed):
+            for task in self.loaded["tasks"].values():
+                task.set_fewshot_seed(seed=self.seed)
+            # Not `simple_evaluate`: it asks git and pip about the machine each time.
+            found = import_module("lm_eval.evaluator").evaluate(
+                lm, self.loaded, limit=self.limit, bootstrap_iters=0, log_samples=False, apply_chat_template=self.template is not None
+            )
+        metrics: Metrics = {}
+        for task, values in found["results"].items():
+            for name, value in values.items():
+                metric, _, chosen = name.partition(",")
+                if isinstance(value, int | float) and not isinstance(value, bool) and chosen and not metric.endswith("_stderr"):
+                    metrics[f"{task}/{metric}" + (f",{chosen}" if chosen != "none" else "")] = float(value)
+        return metrics
+
+
+@contextlib.contextmanager
+def _refusing(tasks: Sequence[str]) -> Iterator[None]:
+    """What the harness and `datasets` raise, as BadInput that names the tasks."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:  # of many kinds: no network, no file, a task that asks for what a model cannot do
+        line = " ".join(str(error).split())
+        found = f"{type(error).__name__}: {line[:200]}"
+        raise BadInput(f"lm_eval:{', lm_eval:'.join(tasks)}", found, "tasks whose data are here or can be had") from error
+
+
+def _manager_of(tasks: Sequence[str], include: str | None) -> Any:
+    if include is not None:
+        if not Path(include).is_dir():
+            raise BadInput("include", f"{include}, which is no folder", "a folder of YAML tasks")
+        own = _manager(include, False)
+        if all(task in own.all_tasks for task in tasks):
+            return own
+    manager = _manager(include, True)
     for task in tasks:
-        if task not in known:
-            raise one_of(where, task, known)
+        if task not in manager.all_tasks:
+            raise one_of("tasks", task, manager.all_tasks)
+    return manager
 
 
 @cache
-def _manager(include: str | None, where: str = "lm_eval", where_include: str = "include") -> Any:
+def _manager(include: str | None, with_all: bool) -> Any:
     try:
-        tasks = import_module("lm_eval.tasks")
+        with _quiet():
+            return import_module("lm_eval.tasks").TaskManager(include_path=include, include_defaults=with_all)
     except ImportError as error:
-        if error.name and not error.name.startswith("lm_eval"):
-            raise BadInput(where, f"lm_eval:TASK, whose package lacks '{error.name}'", INSTALL) from None
-        raise BadInput(where, "lm_eval:TASK without the package lm_eval", INSTALL) from None
-    if include is not None and not Path(include).is_dir():
-        raise BadInput(where_include, f"{include}, which is no folder", "a folder of YAML tasks")
-    with _quiet():
-        return tasks.TaskManager(include_path=include)
-
-
-def measured(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    tasks: Sequence[str],
-    *,
-    context: int,
-    end: Sequence[int] = (),
-    include: str | None = None,
-    shots: int | None = None,
-    limit: int | None = None,
-    batch_size: int = 32,
-    template: Callable[[], Template] | None = None,
-    seed: int = 0,
-) -> Metrics:
-    """{"TASK/METRIC": value}; of a filter of its own "TASK/METRIC,FILTER". Standard errors are left out.
-
-    context: most tokens that the model reads. end: ids that end a text, the first one stands before a text without context.
-    shots, limit: examples before each document and documents of each task; as the task says where not given.
-    template: made where prompts are to be turns of a chat. Raises BadInput for a task whose data cannot be had, or that asks for more.
-    """
-    manager = _manager(include)
-    evaluator = import_module("lm_eval.evaluator")
-    lm = harness_model(model, tokenizer, context=context, end=end, batch_size=batch_size, template=template and template(), seed=seed)
-    try:
-        with _quiet(), global_streams(seed):
-            found = evaluator.simple_evaluate(
-                lm, tasks=list(tasks), num_fewshot=shots, limit=limit, bootstrap_iters=0, log_samples=False, task_manager=manager,
-                apply_chat_template=template is not None, random_seed=seed, numpy_random_seed=seed & 0xFFFFFFFF, torch_random_seed=seed,
-                fewshot_random_seed=seed,
-            )  # fmt: skip
-    except BadInput:
-        raise
-    except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        line = " ".join(str(error).split())
-        raise BadInput(
-            f"lm_eval:{','.join(tasks)}", f"{type(error).__name__}: {line[:200]}", "tasks whose data are here or can be had"
-        ) from error
-    assert found is not None
-    metrics: Metrics = {}
-    for task, values in found["results"].items():
-        for name, value in values.items():
-            metric, _, chosen = name.partition(",")
-            if isinstance(value, int | float) and not isinstance(value, bool) and not metric.endswith("_stderr") and chosen:
-                metrics[f"{task}/{metric}" + (f",{chosen}" if chosen != "none" else "")] = float(value)
-    return metrics
+        what = "" if error.name in (None, "lm_eval") else f" ('{error.name}' is missing)"
+        raise BadInput("tasks", f"lm_eval:TASK without the package lm_eval{what}", INSTALL) from None
 
 
 def harness_model(
@@ -115,7 +137,7 @@ def harness_model(
     template: Template | None = None,
     seed: int = 0,
 ) -> Any:
-    """The model as the harness's `LM`. Raises BadInput as `check_harness` does."""
+    """The model as the harness's `LM`."""
     return _class()(model, tokenizer, context, tuple(end), batch_size, template, seed)
 
 
@@ -123,20 +145,18 @@ def harness_model(
 def _quiet() -> Iterator[None]:
     """Without the harness's own lines and bars: stdout belongs to the command, stderr to its progress."""
     logger = logging.getLogger("lm_eval")
-    level, stayed = logger.level, logger.propagate
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)
-        logger.propagate = stayed
 
 
 @cache
 def _class() -> type:
     """The class, once the package is there: it inherits from the harness's."""
-    _manager(None)
     utils, base = import_module("lm_eval.utils"), import_module("lm_eval.api.model").TemplateLM
 
     class EtudeLM(base):

@@ -12,7 +12,7 @@ from etude.data.row_files import row_file
 from etude.engine.protocols import Evaluator, Metrics, Sampling
 from etude.engine.streams import derive
 from etude.errors import BadInput
-from etude.generate.harness import check_harness, measured
+from etude.generate.harness import Harness
 from etude.learn.problems import ProblemPool
 from etude.learn.success import Success
 from etude.recipe.material import Material
@@ -147,18 +147,22 @@ def _seed(recipe: Recipe) -> int:
 # --- lm-evaluation-harness --------------------------------------------------------------------------------------------
 def _harness(recipe: Recipe, material: Material, tasks: tuple[str, ...]) -> Evaluator:
     table = recipe.evaluate.lm_eval or HarnessTable()
-    asker, end, _ = asker_of(recipe) if material.tokenizer is None or material.asker is None else (material.asker, material.stop_tokens, {})
-    tokenizer = material.tokenizer or asker.tokenizer
+    asker, end = (material.asker, material.stop_tokens) if material.asker is not None else asker_of(recipe)[:2]
     if table.chat and asker.template is None:
         raise BadInput("evaluate.lm_eval.chat", "it for a model without a chat template", "a pretrained model, or false")
-    check_harness(tasks, table.include, "evaluate.measures", "evaluate.lm_eval.include")
-    template = asker.template if table.chat else None
-
-    def evaluate(model: nn.Module) -> Metrics:
-        return measured(
-            model, tokenizer, tasks, include=table.include, shots=table.shots, limit=table.limit, batch_size=recipe.evaluate.batch,
-            context=getattr(getattr(model, "config", None), "context", None) or material.context, end=end, template=template,
+    try:
+        return Harness(
+            material.tokenizer or asker.tokenizer,
+            tasks,
+            context=material.context,
+            end=end,
+            include=table.include,
+            shots=table.shots,
+            limit=table.limit,
+            batch_size=recipe.evaluate.batch,
+            template=asker.template() if table.chat and asker.template is not None else None,
             seed=recipe.run.seed,
-        )  # fmt: skip
-
-    return evaluate
+        )
+    except BadInput as error:
+        keys = {"tasks": "evaluate.measures", "include": "evaluate.lm_eval.include"}
+        raise (error.at(keys[error.where]) if error.where in keys else error) from error
