@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from etude.cli.browsing import Json
+from etude.cli.browsing import Json, Offline
 from etude.cli.output import console, print_json
 
 
@@ -32,12 +32,15 @@ def init(
     data: Annotated[str, typer.Option("--data", metavar="D", help="JSONL, Parquet, or a folder that `datasets` saved.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = Path("recipe.toml"),
     revision: Annotated[str | None, typer.Option("--revision", metavar="R", help="Of the Hub: a branch, tag or commit.")] = None,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Write a first recipe for your model and your rows, and show three of them with what is learnt marked."""
+    from etude.generate import hub
     from etude.recipe.starting import started
 
-    done = started(model, data, out, revision=revision)
+    with hub.offline(offline):
+        done = started(model, data, out, revision=revision)
     if json:
         print_json({**asdict(done), "path": str(out)})
         return

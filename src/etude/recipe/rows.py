@@ -28,6 +28,7 @@ from etude.learn.logprobs import frozen_copy
 from etude.learn.mapped import MappedPairs, MappedRows, fitted
 from etude.learn.preference import DPO, IPO, ORPO, PairLoss, Preference, SimPO
 from etude.recipe.material import Material
+from etude.recipe.prompts import Asker
 from etude.recipe.tables import EvaluateTable, ObjectiveTable, PretrainedTable, Recipe, RowsData
 
 LIMIT = 256
@@ -123,11 +124,16 @@ def rows_material(recipe: Recipe, data: RowsData) -> Material:
         evaluators={} if held is None or loss is not None else _evaluators(recipe.evaluate, held, store.kind),
         evaluators_for=None
         if held is None or loss is None
-        else lambda objective: {"held-out": HeldOutPairs(held, objective, recipe.evaluate)},
+        else lambda objective: (
+            {"held-out": HeldOutPairs(held, objective, recipe.evaluate)} if "loss" in (recipe.evaluate.measures or ("loss",)) else {}
+        ),
         facts=facts,
         vocab=store.vocab,
         tokenizer=reader.tokenizer,
         context=data.context,
+        asker=Asker(reader.tokenizer, reader.template),
+        held_out_lines=() if held_out is None else np.unique(store.lines[held_out * store.rows_each]).tolist(),
+        stop_tokens=() if reader.end is None else (reader.end,),
     )
 
 
@@ -149,8 +155,10 @@ def pair_loss(table: ObjectiveTable, kind: str) -> PairLoss | None:
 
 def _evaluators(table: EvaluateTable, held: Source, kind: str) -> dict[str, Evaluator]:
     for measure in table.measures or ("loss",):
-        if measure != "loss":
-            raise BadInput("evaluate.measures", f"'{measure}' of rows", "loss")
+        if measure in ("domains", "accuracy"):
+            raise BadInput("evaluate.measures", f"'{measure}' of rows", "loss, verifier or lm_eval:TASK")
+    if "loss" not in (table.measures or ("loss",)):
+        return {}
     objective = None if kind == "text" else Finetune()
     return {"held-out": HeldOutLoss(held, objective, limit=table.limit or LIMIT, batch_size=table.batch)}
 

@@ -144,7 +144,7 @@ def train_recipe(
     methods: Sequence[Method] = ()
     with Progress(places.file, quiet) as shown:
         try:
-            trainer = build(recipe, resolve, models, progress=shown.update)
+            trainer = build(recipe, resolve, models, progress=shown.update, note=shown.note)
             methods = trainer.hooks.methods
             if resume:
                 check_data(trainer.beside, folder)
@@ -165,6 +165,8 @@ def train_recipe(
             shown.say(f"passed over {line}")
         if result.set_aside:
             shown.say(f"what an earlier run had logged there is in {result.set_aside}")
+    seconds = result.ledger.of("seconds")
+    generating = {"generate_share": seconds["generate"] / sum(seconds.values())} if seconds.get("generate") else {}
     return {
         "folder": str(folder),
         "steps": result.steps,
@@ -172,5 +174,6 @@ def train_recipe(
         "metrics": result.metrics,
         "parameters": result.parameters,
         "micro_batch": result.micro_batch,
+        **generating,
         "ledger": result.ledger.as_dict(),
     }
