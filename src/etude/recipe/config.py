@@ -165,7 +165,8 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a recipe (TOML)") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(str(path), f"a file that cannot be read ({error})", "a recipe (TOML, UTF-8)") from error
+        found = f"a byte at {error.start} that is no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
+        raise BadInput(str(path), found, "a recipe (TOML, UTF-8)") from error
     except tomllib.TOMLDecodeError as error:
         raise BadInput(str(path), f"TOML that does not parse ({error})", "a recipe") from error
 
