@@ -1,9 +1,9 @@
 """etude: which published training method helps on my model and my data, and by how much?
 
 `etude.train(model, data, methods=[...])` trains your own module; `etude.adapt.hf(trainer, methods)` puts methods into a trainer of
-transformers or TRL; `etude.method(slug)` gives a paper's method, `etude.study(slug)` its study, `etude.corpus(name)` a corpus,
-`etude.rows(file, tokenizer=...)` a file of rows, `etude.task(name)` a generator of problems with its verifier. Everything is imported
-when it is asked for, so that `import etude` is light.
+transformers or TRL; `etude.lora(model)` puts LoRA layers in; `etude.method(slug)` gives a paper's method, `etude.study(slug)` its study,
+`etude.corpus(name)` a corpus, `etude.rows(file, tokenizer=...)` a file of rows, `etude.task(name)` a generator of problems with its
+verifier. Everything is imported when it is asked for, so that `import etude` is light.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from etude.data.corpora import corpus
     from etude.data.tasks import task
     from etude.engine.ledger import Budget
+    from etude.nn.lora import lora
     from etude.papers.catalogue import load_study as study
     from etude.papers.loading import method
     from etude.recipe.rows import rows
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "adapt": ("etude.adapt", ""),
     "train": ("etude.recipe.train", "train"),
+    "lora": ("etude.nn.lora", "lora"),
     "rows": ("etude.recipe.rows", "rows"),
     "corpus": ("etude.data.corpora", "corpus"),
     "study": ("etude.papers.catalogue", "load_study"),
@@ -33,7 +35,7 @@ _HOMES = {
     "Budget": ("etude.engine.ledger", "Budget"),
 }
 __version__ = "0.1.0"
-__all__ = ["Budget", "__version__", "adapt", "corpus", "method", "rows", "study", "task", "train"]
+__all__ = ["Budget", "__version__", "adapt", "corpus", "lora", "method", "rows", "study", "task", "train"]
 
 
 def __dir__() -> list[str]:

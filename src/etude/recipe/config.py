@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -201,6 +201,11 @@ def _known(parts: list[Any], document: Mapping[str, Any]) -> list[str]:
         elif number == 2 and parts[1] == "domains":
             table = TextSource
         elif isinstance(table, type) and issubclass(table, BaseModel) and str(part) in table.model_fields:
-            table = table.model_fields[str(part)].annotation
+            table = _given(table.model_fields[str(part)].annotation)
     fields = table.model_fields if isinstance(table, type) and issubclass(table, BaseModel) else {}
     return [field.alias or name for name, field in fields.items()]
+
+
+def _given(kind: Any) -> Any:
+    """The table that a key may be given as, where it may also be left out."""
+    return next((k for k in get_args(kind) if isinstance(k, type) and issubclass(k, BaseModel)), kind)
