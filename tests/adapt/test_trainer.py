@@ -154,6 +154,9 @@ def test_a_killed_run_resumes_with_the_same_ids_and_weights(tmp_path):
     assert rest.ids == all_ids.ids[all_ids.steps.index(4) :]
     assert torch.equal(weights(resumed.model), weights(whole.model))
     assert resumed._etude.hooks.methods[1].count == 12
+    killed.pop_callback(Killed)
+    killed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-4"))  # where it was interrupted, without leaving
+    assert torch.equal(weights(killed.model), weights(whole.model))
     with pytest.raises(BadInput, match="a second run of methods"):
         resumed.train()
     other = hf(trainer(tmp_path / "killed", gradient_accumulation_steps=2), [CyclicalCurriculum()])

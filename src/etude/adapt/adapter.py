@@ -109,9 +109,9 @@ class Adapter:
             return resume
         path = saving.newest(Path(self.trainer.args.output_dir)) if resume is True else Path(resume)
         saving.restore(path, self)
-        self.given.clear()
-        self.taken.clear()
-        self.rollouts.clear()
+        for left in (self.given, self.taken, self.rollouts, self.run.metrics_log.pending):  # by a run that was interrupted here
+            left.clear()
+        self._held = {}
         return str(path)
 
     def started(self, state: Any, loader: Any) -> None:
