@@ -374,8 +374,13 @@ def test_what_is_no_such_trainer_is_refused(tmp_path):
 
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self):
-            yield from rows()
+            while True:
+                yield from rows()
 
+    streamed = hf(trainer(tmp_path, dataset=Endless(), save_strategy="steps", save_steps=6), GradientNoise(eta=0.0))
+    streamed.train()
+    streamed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert streamed._etude.run.step == 12
     with pytest.raises(BadInput, match="which CyclicalCurriculum asks for"):
         hf(trainer(tmp_path, dataset=Endless()), CyclicalCurriculum())
 
