@@ -24,6 +24,18 @@ from etude.generate.hub import locate
 from etude.recipe.config import parse
 from etude.recipe.rows import parted, read_rows, reader_of
 
+SETTINGS = (
+    '# precision = "bfloat16"            # "auto" is that on CUDA, and float32 elsewhere',
+    '# micro_batch = "auto"              # samples computed at once: the most that fit; the batch and its loss stay what they are',
+    "# activation_checkpointing = true   # less memory for about a third more work; the same numbers",
+    '# trackers = ["tensorboard"]        # or "wandb", "trackio"',
+    "",
+    "# [lora]                            # only thin matrices beside the model's own are trained: etude export RUN DIR --to peft",
+    "# r = 16                            # TRL's, as alpha; LoRA takes a larger optimizer.lr, ten times and more (assumed)",
+    "# alpha = 32.0",
+    '# targets = "all-linear"            # or the ends of layers\' names, such as ["q_proj", "v_proj"]',
+)
+"""What many want to change, in a comment each: a line without its "# " is a key."""
 MULTIPLE = 64
 LONGEST = 2048
 """Most tokens of a context that is proposed; assumed."""
@@ -143,6 +155,7 @@ def _recipe(model: str, revision: str | None, data: str, store: RowStore, contex
         "[run]",
         "clip = 1.0               # assumed",
         'folder = "runs/' + Path(data).stem + '"',
+        *SETTINGS,
     ]
     return "\n".join(lines) + "\n"
 
