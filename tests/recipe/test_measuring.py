@@ -22,8 +22,11 @@ batch = 4
 held_out = 0.25
 [optimizer]
 lr = 1e-2
+weight_decay = 0.0
+[schedule]
+kind = "constant"
 [budget]
-steps = 40
+steps = 80
 [run]
 folder = "out"
 device = "cpu"
