@@ -2,7 +2,11 @@
 
 import re
 import shlex
+import warnings
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import etude
 from etude.cli import main
@@ -10,7 +14,7 @@ from etude.generate.pretrained import pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
-MAKE, READ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+MAKE, READ, ADAPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (COMMANDS,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -28,6 +32,21 @@ def test_the_page(tmp_path, monkeypatch, capsys):
         pretrained("trained"), etude.rows("verses.jsonl", tokenizer="trained", context=256), budget=etude.Budget(steps=1), quiet=True
     )
     assert ours.steps == 1
+
+
+def test_the_trainer_that_one_has(tmp_path, monkeypatch):
+    for package in ("accelerate", "datasets", "trl"):
+        pytest.importorskip(package, reason="the page's last example needs trl")
+    monkeypatch.chdir(tmp_path)
+    exec(MAKE, {})
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # TRL's own
+        exec(ADAPT, names)
+    trainer = names["trainer"]
+    assert trainer.state.global_step == 8
+    assert trainer._etude.run.step == 8
+    assert (tmp_path / "adapted" / "checkpoint-8" / "etude").is_dir()
 
 
 def test_it_can_be_found():

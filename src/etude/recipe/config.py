@@ -231,11 +231,11 @@ def _known(parts: list[Any], document: Mapping[str, Any]) -> list[str]:
         elif number == 2 and parts[1] == "domains":
             table = TextSource
         elif isinstance(table, type) and issubclass(table, BaseModel) and str(part) in table.model_fields:
-            table = _table_in(table.model_fields[str(part)].annotation)
+            table = _given(table.model_fields[str(part)].annotation)
     fields = table.model_fields if isinstance(table, type) and issubclass(table, BaseModel) else {}
     return [field.alias or name for name, field in fields.items()]
 
 
-def _table_in(hint: Any) -> Any:
-    """The table that a key holds, or may hold beside nothing."""
-    return next((h for h in get_args(hint) if isinstance(h, type) and issubclass(h, BaseModel)), hint)
+def _given(kind: Any) -> Any:
+    """The table that a key may be given as, where it may also be left out."""
+    return next((k for k in get_args(kind) if isinstance(k, type) and issubclass(k, BaseModel)), kind)

@@ -254,6 +254,24 @@ class MuonTable(Table):
 OPTIMIZERS: dict[str, type[Table]] = {"adamw": AdamWTable, "sgd": SGDTable, "muon": MuonTable}
 
 
+# --- [lora] -----------------------------------------------------------------------------------------------------------
+def _targets(value: Any) -> str | tuple[str, ...]:
+    if value == "all-linear":
+        return value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(v, str) and v.strip() for v in value):
+        raise ValueError('"all-linear" or a list of names of layers, such as ["q_proj", "v_proj"]')
+    return tuple(value)
+
+
+class LoraTable(Table):
+    """The model is frozen; beside its linear layers thin matrices are trained, in the format of `peft`."""
+
+    r: Count = 16  # TRL's, as alpha is
+    alpha: Positive = 32.0
+    dropout: Below1 = 0.0
+    targets: Annotated[Any, AfterValidator(_targets)] = "all-linear"  # or the ends of layers' names
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 class ScheduleTable(Table):
     kind: Literal["constant", "linear", "cosine", "wsd", "infinite"] = "cosine"
@@ -378,6 +396,12 @@ def _none(value: Any) -> Any:
     return None if value == "none" else value
 
 
+def _micro_batch(value: Any) -> int | str | None:
+    if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError('a whole number >= 1, or "auto"')
+
+
 Clip = Annotated[Positive | None, BeforeValidator(_none)]
 Interval = Annotated[Real, Field(gt=0, le=1)]
 
@@ -388,13 +412,16 @@ class RunTable(Table):
     seed: Annotated[Whole, Field(ge=0)] = 0
     device: Text = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, the same numbers
     clip: Clip = 1.0  # of the gradients' norm, or "none"
-    accumulate: Count = 1  # micro-batches an update
+    accumulate: Count = 1  # batches an update
+    micro_batch: Annotated[Any, AfterValidator(_micro_batch)] = None  # most samples computed at once, or "auto": the most that fit
     feedback_every: Count = 1  # updates between what a sampler is told
     log_every: Count = 1  # updates
     evaluate_every: Interval = 0.1
     checkpoint_every: Interval = 0.1
     keep_checkpoints: Count = 2
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # that are shown what goes to metrics.jsonl
     folder: Text = "runs/train"
 
 
@@ -460,6 +487,7 @@ class Recipe(Table):
 
     schema_: Literal[1] = Field(alias="schema")
     model: Model = TransformerTable()
+    lora: LoraTable | None = None
     data: Data = TextData()
     sampler: Sampler = ShuffleTable()
     objective: ObjectiveTable = ObjectiveTable()

@@ -150,10 +150,12 @@ def train_recipe(
                 check_data(trainer.beside, folder)
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
+            trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
             notes = [f"{line} in {places.file}" for line in replaced(read(Path(path)), overrides)]
             facts = json.loads(trainer.beside[DATA_FILE])
             notes += [f"{facts[what]} rows {what}: too long for data.context" for what in ("dropped", "cut") if facts.get(what)]
-            shown.announce("\n".join([*notes, f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}"]))
+            some = f", {trained:,} of them trained" if trained < size else ""
+            shown.announce("\n".join([*notes, f"{size:,} parameters{some}, on {trainer.device}, into {recipe.run.folder}"]))
             command = shlex.join(["etude", "train", str(path), *overrides, "--resume"])
             with stoppable(trainer, f"`{command}`", shown.say):
                 result = trainer.run(resume=resume)
@@ -171,6 +173,7 @@ def train_recipe(
         "resumed_from": result.resumed_from,
         "metrics": result.metrics,
         "parameters": result.parameters,
+        "micro_batch": result.micro_batch,
         **generating,
         "ledger": result.ledger.as_dict(),
     }

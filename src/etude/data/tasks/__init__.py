@@ -15,6 +15,7 @@ from etude.errors import one_of
 
 _HOMES = {
     "addition": ("sums", "Addition"),
+    "arithmetic": ("arithmetic", "Arithmetic"),
     "chains": ("chains", "Chains"),
     "constrained-strings": ("strings", "ConstrainedStrings"),
     "copying": ("sequences", "Copying"),
