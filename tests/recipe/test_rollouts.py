@@ -1,6 +1,7 @@
 """On-policy objectives from a recipe: prompts of rows and of tasks, verifiers by import path, resumed to equal bits."""
 
 import json
+import re
 import shutil
 import sys
 import tomllib
@@ -259,3 +260,34 @@ def test_another_verifier_is_refused_on_resume(place):
     sys.modules.pop(next(name for name in sys.modules if name.startswith("etude_verifier_score")))
     with pytest.raises(BadInput, match=r"data, verifier\.sha256"):
         train("budget.steps=2", resume=True)
+
+
+def test_init_writes_a_recipe_that_trains(place, capsys):
+    assert main(["init", "--model", "qwen", "--data", "p.jsonl", "--verifier", "./score.py:score", "--out", "a.toml"]) == 0
+    shown = capsys.readouterr().out
+    assert "--- p.jsonl, line 1\n<|im_start|>user\nsay 0<|im_end|>\n<|im_start|>assistant\n[[...]]\n" in shown
+    small = ["rollouts.max_tokens=4", "budget.steps=1", "run.accumulate=1", "run.device=cpu"]
+    assert main(["train", "a.toml", *small]) == 0, capsys.readouterr().err
+    assert main(["init", "--model", "qwen", "--task", "addition", "--out", "b.toml"]) == 0
+    assert load("b.toml").data.chat is True
+    assert main(["train", "b.toml", "data.problems=64", "data.held_out_problems=2", *small]) == 0, capsys.readouterr().err
+    assert "% of the time generating, in runs/addition" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--data", "alone.jsonl"],
+            "--verifier: found none, expected './my_verifier.py:score' or 'my_module:score': rows with nothing but prompts",
+        ),
+        ([], "etude init: found neither --data nor --task"),
+        (["--data", "p.jsonl", "--task", "addition"], "etude init: found both --data and --task"),
+        (["--task", "additoin"], "--task: found 'additoin', expected a known name; did you mean 'addition'"),
+        (["--data", "p.jsonl", "--verifier", "./score.py:fail"], "--verifier: found 'fail', expected a known name; did you mean 'fails'"),
+    ],
+)
+def test_init_refuses(place, capsys, arguments, message):
+    rows(lambda i: {"prompt": f"say {i}"}, name="alone.jsonl")
+    assert main(["init", "--model", "qwen", "--out", "c.toml", *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
