@@ -23,14 +23,16 @@ from etude.nn.activations import checkpoint_activations
 from etude.recipe.folder import DATA_FILE, RECIPE_FILE, TOKENIZER_FILE
 from etude.recipe.language import language
 from etude.recipe.material import Material
+from etude.recipe.measuring import answered
 from etude.recipe.models import Models, adapted, model_of
 from etude.recipe.optimizers import optimizer_of
+from etude.recipe.rollouts import Note, rollouts_material
 from etude.recipe.rows import rows_material
 from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
-from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TextData
+from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TaskData, TextData
 from etude.recipe.writing import dump, plain
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
@@ -43,9 +45,14 @@ def no_models(slug: str) -> Mapping[str, Any]:
 
 
 def build(
-    recipe: Recipe, resolve: Resolve, models: Models = no_models, *, progress: Callable[[float, float], None] | None = None
+    recipe: Recipe,
+    resolve: Resolve,
+    models: Models = no_models,
+    *,
+    progress: Callable[[float, float], None] | None = None,
+    note: Note | None = None,
 ) -> Trainer[nn.Module]:
-    """The trainer that a recipe describes. Raises BadInput where its parts do not fit."""
+    """The trainer that a recipe describes. note: told how an on-policy round goes. Raises BadInput where its parts do not fit."""
     material, run = material_of(recipe), recipe.run
     methods = [method_of(entry, i, resolve) for i, entry in enumerate(recipe.methods)]
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
@@ -63,11 +70,14 @@ def build(
     if run.activation_checkpointing:
         checkpoint_activations(model)
     objective, evaluators = material.learnt_by(model)
+    sampler = sampler_of(recipe, material)
+    if material.stream_for is not None:
+        stream = material.stream_for(model, sampler, note)
+    else:
+        stream = DataStream(material.source, recipe.data.batch, run.seed, sampler=sampler, drop_last=material.vocab is not None)
     trainer = Trainer(
         model,
-        DataStream(
-            material.source, recipe.data.batch, run.seed, sampler=sampler_of(recipe, material), drop_last=material.vocab is not None
-        ),
+        stream,
         objective,
         optimizer=optimizer_of(recipe),
         schedule=schedule_of(recipe.schedule),
@@ -77,7 +87,7 @@ def build(
         clip=run.clip,
         accumulate=run.accumulate,
         micro_batch=run.micro_batch,
-        evaluators=evaluators,
+        evaluators={**evaluators, **answered(recipe, material)},
         evaluate_every=run.evaluate_every,
         checkpoint_every=run.checkpoint_every,
         keep_checkpoints=run.keep_checkpoints,
@@ -108,8 +118,12 @@ def material_of(recipe: Recipe) -> Material:
     match recipe.data:
         case TextData():
             return language(recipe, recipe.data)
+        case RowsData() | TaskData() if recipe.rollouts is not None:
+            return rollouts_material(recipe, recipe.data)
         case RowsData():
             return rows_material(recipe, recipe.data)
+        case TaskData():
+            raise BadInput("data.task", "it without an objective that samples", "objective.kind = 'grpo' or another of its kin")
         case ImageData():
             return images(recipe, recipe.data)
         case TableData():

@@ -28,7 +28,7 @@ from etude.recipe.adapter import read_adapter, write_adapter
 from etude.recipe.build import Resolve, no_models
 from etude.recipe.finished import Finished, finished
 from etude.recipe.models import Models
-from etude.recipe.tables import PretrainedTable, Recipe, RowsData, TextData
+from etude.recipe.tables import PretrainedTable, Recipe, RowsData, TaskData, TextData
 from etude.recipe.writing import dump
 
 FORMATS = ("hf", "peft")
@@ -219,6 +219,8 @@ def _sources(recipe: Recipe, facts: dict[str, Any]) -> list[tuple[str, str, dict
     if isinstance(recipe.data, RowsData):
         told = facts["rows"]
         return [(f"{told['name']} ({told['rows']:,} rows, {told['kind']})", NOT_STATED, told)]
+    if isinstance(recipe.data, TaskData):
+        return []  # problems are made from the recipe's seed; nothing is read
     assert isinstance(recipe.data, TextData)
     sources = recipe.data.domains or {"": recipe.data}
     found = []

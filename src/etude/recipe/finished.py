@@ -24,7 +24,7 @@ from etude.recipe.config import parse
 from etude.recipe.folder import DATA_FILE, RECIPE_FILE, TOKENIZER_FILE
 from etude.recipe.material import Material
 from etude.recipe.models import Models, adapted, model_of
-from etude.recipe.tables import Recipe, RowsData, TextData
+from etude.recipe.tables import Recipe, RowsData, TaskData, TextData
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
         facts = json.loads((path / DATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(where, f"files that cannot be read ({error})", "the folder of a run") from error
-    if not isinstance(recipe.data, TextData | RowsData):
+    if not isinstance(recipe.data, TextData | RowsData | TaskData):
         raise BadInput(where, "a model of images or a table", "a language model")
     state = checkpoint.load(checkpoint.latest(path / "checkpoints")[0])
     material = Material(

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from etude.errors import nearest
+
 
 def _whole(value: Any) -> Any:
     """1e6 is a float to TOML and a count to everyone else."""
@@ -32,6 +34,7 @@ Below1 = Annotated[Real, Field(ge=0, lt=1)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
 Text = Annotated[str, AfterValidator(_not_empty)]
+Ending = Annotated[str, Field(min_length=1)]
 Weights = Annotated[dict[str, NotNegative], Field(min_length=1)]
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 
@@ -129,7 +132,10 @@ class TextData(TextSource):
 
 
 class RowsData(Table):
-    """Rows of a JSONL or Parquet file, or of a folder that `datasets` saved, in TRL's columns, for a pretrained model."""
+    """Rows of a JSONL or Parquet file, or of a folder that `datasets` saved, in TRL's columns, for a pretrained model.
+
+    On-policy objectives read the column `prompt` alone and hand the others to the verifier; `batch` is rollouts an update then.
+    """
 
     rows: Text
     held_out: Below1 = 0.05  # share of the rows, spread evenly, that is measured on; assumed
@@ -137,6 +143,19 @@ class RowsData(Table):
     context: Annotated[Whole, Field(ge=2)] = 512  # tokens; assumed
     batch: Count = 8
     too_long: Literal["error", "drop", "cut"] = "error"  # rows of more tokens than the context; documents are always cut into pieces
+
+
+class TaskData(Table):
+    """Problems of a named task, etude's own or reasoning-gym's, for on-policy objectives. Models of etude's own kinds read bytes."""
+
+    task: Text
+    settings: dict[str, Any] | None = None  # of the task's own
+    difficulties: Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1)] | None = None  # the first where not given
+    problems: Count = 512  # of each difficulty, to train on; assumed
+    held_out_problems: Count = 32  # of each difficulty, to measure on: of a stream of their own, none of them trained on; assumed
+    chat: bool = False  # the prompt as a user's turn under the model's chat template
+    context: Annotated[Whole, Field(ge=2)] = 512  # tokens of prompt and response; assumed
+    batch: Count = 8  # rollouts an update
 
 
 class ImageData(Table):
@@ -157,7 +176,7 @@ class TableData(Table):
     batch: Count = 32
 
 
-DATA: dict[str, type[Table]] = {"text": TextData, "rows": RowsData, "images": ImageData, "table": TableData}
+DATA: dict[str, type[Table]] = {"text": TextData, "rows": RowsData, "task": TaskData, "images": ImageData, "table": TableData}
 
 
 # --- [sampler] --------------------------------------------------------------------------------------------------------
@@ -276,21 +295,90 @@ class BudgetTable(Table):
     weights: Annotated[dict[str, Positive], Field(min_length=1)] | None = None
 
 
+PAIRS = ("dpo", "ipo", "orpo", "simpo")
+POLICIES = ("grpo", "dr-grpo", "dapo", "reinforce", "rloo")
+"""The on-policy objectives."""
+
+
 class ObjectiveTable(Table):
+    """Preferences read beta to normalised, on-policy objectives kl to failures; what is not given is the method's own."""
+
     label_smoothing: Share = 0.0  # of cross entropy, on images and classes
-    kind: Literal["dpo", "ipo", "orpo", "simpo"] | None = None  # of preferences; dpo where not given
+    kind: Literal["dpo", "ipo", "orpo", "simpo", "grpo", "dr-grpo", "dapo", "reinforce", "rloo"] | None = None
     beta: Positive | None = None  # dpo, ipo, simpo
     gamma: NotNegative | None = None  # simpo
     weight: Positive | None = None  # orpo
     normalised: bool | None = None  # dpo: means over tokens, not sums
+    kl: NotNegative | None = None  # weight of the KL to the model as it was
+    clip_low: NotNegative | None = None  # grpo, dr-grpo, dapo
+    clip_high: NotNegative | None = None
+    entropy: NotNegative | None = None  # weight of the bonus, nats
+    verifier: Text | None = None  # "my_module:score" or "./my_verifier.py:score"; a task has its own
+    failures: Literal["stop", "zero"] | None = None  # what a verifier that raises or gives no number does; stop where not given
+
+
+PAIR_KEYS = ("beta", "gamma", "weight", "normalised")
+POLICY_KEYS = ("kl", "clip_low", "clip_high", "entropy", "verifier", "failures")
+
+
+class RolloutsTable(Table):
+    """How an on-policy objective's rounds are made: `samples` responses to each of `prompts` problems, then updates on them."""
+
+    prompts: Count = 8
+    samples: Count = 8
+    epochs: Count = 1  # passes over a round's rollouts
+    max_draws: Count | None = None  # dapo: how often a round may draw again for groups paid unalike; 4 where not given, assumed
+    overlong: Count | None = None  # dapo's soft punishment over the last so many tokens of max_tokens
+    max_tokens: Count = 128  # of a response; assumed
+    temperature: Positive = 1.0
+    stop: tuple[Ending, ...] = ()  # texts that end a response, beside the model's end token
+    batch: Count = 256  # responses generated together
+
+
+def _measure(word: str) -> str:
+    known = ("loss", "domains", "accuracy", "verifier")
+    if word in known or word.startswith("lm_eval:"):
+        return word
+    near = nearest(word, known)
+    raise ValueError(f"{', '.join(known)} or lm_eval:TASK" + (f"; did you mean '{near}'?" if near else ""))
+
+
+class VerifierTable(Table):
+    """Of `measures = ["verifier"]`: how many responses a verifier accepts. Prompts: a task's, a file's, or the held-out rows'."""
+
+    use: Text | None = None  # "my_module:score" or "./my_verifier.py:score"; the objective's, or the task's own, where not given
+    rows: Text | None = None  # another file of prompts
+    task: Text | None = None  # a named task
+    settings: dict[str, Any] | None = None  # of the task's own
+    difficulties: Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    problems: Count = 32  # of each difficulty of the task; assumed
+    chat: bool = False  # the task's prompts as a user's turn under the model's chat template
+    limit: Count = 64  # prompts of rows, spread evenly; assumed
+    samples: Count = 1  # responses to each prompt
+    temperature: NotNegative = 0.0
+    max_tokens: Count | None = None  # as in [rollouts]; 128 where neither is given
+    stop: tuple[Ending, ...] | None = None  # as in [rollouts] where not given
+    failures: Literal["stop", "zero"] | None = None  # as in [objective] where not given
+
+
+class HarnessTable(Table):
+    """Of `measures = ["lm_eval:TASK"]`: EleutherAI's lm-evaluation-harness."""
+
+    include: Text | None = None  # a folder of YAML tasks of one's own
+    shots: Annotated[Whole, Field(ge=0)] | None = None  # as the task says where not given
+    limit: Count | None = None  # documents of each task
+    chat: bool = False  # under the model's chat template
 
 
 class EvaluateTable(Table):
-    """What is measured on held-out data. Without `measures`: the loss, and the accuracy where there are classes."""
+    """What is measured on held-out data. Without `measures`: the loss, and the accuracy where there are classes; of on-policy
+    objectives, or where there is [evaluate.verifier], what the verifier accepts."""
 
-    measures: Annotated[tuple[Literal["loss", "domains", "accuracy"], ...], Field(min_length=1)] | None = None
+    measures: Annotated[tuple[Annotated[str, AfterValidator(_measure)], ...], Field(min_length=1)] | None = None
     limit: Count | None = None  # samples, spread evenly; 256 of a text and all of other data where not given
     batch: Count = 32
+    verifier: VerifierTable | None = None
+    lm_eval: HarnessTable | None = None
 
 
 class MethodTable(BaseModel):
@@ -315,7 +403,15 @@ def _micro_batch(value: Any) -> int | str | None:
 
 
 Clip = Annotated[Positive | None, BeforeValidator(_none)]
-Interval = Annotated[Real, Field(gt=0, le=1)]
+
+
+def _share(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError("a share of the budget, above 0 and at most 1")
+    return value
+
+
+Interval = Annotated[Real, AfterValidator(_share)]
 
 
 class RunTable(Table):
@@ -341,7 +437,7 @@ def kind_of_data(table: Any) -> str:
     """Which of `DATA` a `[data]` table is, by the key that names the data."""
     if not isinstance(table, Mapping):
         table = {name: True for name, value in dict(table).items() if value is not None} if isinstance(table, Table) else {}
-    return next((key for key in ("table", "images", "rows") if key in table), "text")
+    return next((key for key in ("table", "images", "task", "rows") if key in table), "text")
 
 
 def kind_of_model(table: Any) -> str:
@@ -376,6 +472,7 @@ Model = Annotated[
 Data = Annotated[
     Annotated[TextData, Tag("text")]
     | Annotated[RowsData, Tag("rows")]
+    | Annotated[TaskData, Tag("task")]
     | Annotated[ImageData, Tag("images")]
     | Annotated[TableData, Tag("table")],
     Discriminator(kind_of_data),
@@ -402,6 +499,7 @@ class Recipe(Table):
     data: Data = TextData()
     sampler: Sampler = ShuffleTable()
     objective: ObjectiveTable = ObjectiveTable()
+    rollouts: RolloutsTable | None = None
     optimizer: Optimizer = AdamWTable()
     optimizers: Annotated[dict[str, Optimizer], Field(min_length=1)] | None = None
     schedule: ScheduleTable = ScheduleTable()
