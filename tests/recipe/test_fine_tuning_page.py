@@ -3,6 +3,7 @@
 import re
 import shlex
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from etude.generate.pretrained import pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
-MAKE, READ, ADAPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-(COMMANDS,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+MAKE, READ, THIN, ADAPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS, WITH_LORA = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks so
 def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(MAKE, {})
@@ -32,6 +34,11 @@ def test_the_page(tmp_path, monkeypatch, capsys):
         pretrained("trained"), etude.rows("verses.jsonl", tokenizer="trained", context=256), budget=etude.Budget(steps=1), quiet=True
     )
     assert ours.steps == 1
+    for line in WITH_LORA.strip().splitlines():
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "adapter").glob("adapter_*"))) == 2
+    if find_spec("peft") is not None:
+        exec(THIN, {})
 
 
 def test_the_trainer_that_one_has(tmp_path, monkeypatch):
