@@ -204,6 +204,21 @@ def test_a_task_on_a_pretrained_model_and_on_one_of_bytes(place):
     assert train("data.problems=8", "data.held_out_problems=2", "data.context=128", "budget.steps=1", "run.folder=gym")["steps"] == 1
 
 
+def test_lora_in_pieces_keeps_to_the_frozen_model(place):
+    whole = train("lora.r=2", "run.folder=whole", "run.micro_batch=3")
+    shutil.copytree("whole", "broken")
+    for path in sorted((place / "broken" / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(path)
+    again = train("lora.r=2", "run.folder=broken", "run.micro_batch=3", resume=True)
+    assert again["metrics"] == whole["metrics"]
+    assert (place / "whole" / "metrics.jsonl").read_bytes() == (place / "broken" / "metrics.jsonl").read_bytes()
+    steps = [line for line in read_metrics(place / "whole") if "kl" in line]
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-7)
+    assert steps[-1]["kl"] > 1e-7
+    with pytest.raises(BadInput, match="run.micro_batch: found 'auto' for a RolloutStream"):
+        train("run.folder=auto", "run.micro_batch='auto'")
+
+
 def test_samplers_and_methods(place):
     (place / "r.toml").write_text(TASK + '[sampler]\nkind = "mixture"\nweights = { "addition/1" = 1.0 }\nupdate_every = 8\n')
     train("data.difficulties=[1, 2]", "data.problems=64", "budget.steps=2", "data.held_out_problems=2")

@@ -300,7 +300,7 @@ def _asking_recipe(
         "[run]",
         "accumulate = 8",
         "clip = 1.0               # assumed",
-        f'folder = "runs/{folder}"',
+        f'folder = "runs/{folder}-grpo"',
     ]
     return "\n".join(lines) + "\n"
 
