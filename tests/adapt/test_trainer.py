@@ -147,12 +147,16 @@ def test_a_killed_run_resumes_with_the_same_ids_and_weights(tmp_path):
     killed.add_callback(Killed())
     with pytest.raises(KeyboardInterrupt):
         killed.train()
+    (tmp_path / "killed" / "checkpoint-7" / "etude" / "step-000000007").mkdir(parents=True)  # as a kill while it is written leaves it
     resumed, rest = made("killed")
     resumed.train(resume_from_checkpoint=True)
     assert rest.steps[0] == 4
     assert rest.ids == all_ids.ids[all_ids.steps.index(4) :]
     assert torch.equal(weights(resumed.model), weights(whole.model))
     assert resumed._etude.hooks.methods[1].count == 12
+    killed.pop_callback(Killed)
+    killed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-4"))  # where it was interrupted, without leaving
+    assert torch.equal(weights(killed.model), weights(whole.model))
     with pytest.raises(BadInput, match="a second run of methods"):
         resumed.train()
     other = hf(trainer(tmp_path / "killed", gradient_accumulation_steps=2), [CyclicalCurriculum()])
@@ -270,12 +274,18 @@ def test_a_sampler_hears_each_rows_loss(tmp_path):
     assert heard[0].losses.tolist() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2"])
 def test_stacking_grows_the_model_before_the_optimizer_is_made(tmp_path, family):
     if family == "gpt2":
         inner = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2, n_positions=32))
     elif family == "qwen3":
         inner = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(vocab_size=VOCAB, head_dim=8, **SIZES))
+    elif family == "gemma3":
+        kinds = ["sliding_attention", "full_attention"]
+        config = transformers.Gemma3TextConfig(
+            vocab_size=VOCAB, head_dim=8, layer_types=kinds, eos_token_id=[1, 2], pad_token_id=0, **SIZES
+        )
+        inner = transformers.Gemma3ForCausalLM(config)
     else:
         inner = model()
     base = {k: v.clone() for k, v in inner.state_dict().items()}
@@ -288,6 +298,9 @@ def test_stacking_grows_the_model_before_the_optimizer_is_made(tmp_path, family)
         source = f"{layers}.{int(head) % 2}.{rest}" if name.startswith(layers) else name
         assert torch.equal(value, base[source])
     assert inner.config.num_hidden_layers == 4
+    if family == "gemma3":
+        assert inner.config.layer_types == ["sliding_attention", "full_attention"] * 2
+        assert inner.config.eos_token_id == [1, 2]
     grown.train()
     owned = {id(p) for group in grown.optimizer.param_groups for p in group["params"]}
     assert owned == {id(p) for p in inner.parameters()}
@@ -361,8 +374,13 @@ def test_what_is_no_such_trainer_is_refused(tmp_path):
 
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self):
-            yield from rows()
+            while True:
+                yield from rows()
 
+    streamed = hf(trainer(tmp_path, dataset=Endless(), save_strategy="steps", save_steps=6), GradientNoise(eta=0.0))
+    streamed.train()
+    streamed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert streamed._etude.run.step == 12
     with pytest.raises(BadInput, match="which CyclicalCurriculum asks for"):
         hf(trainer(tmp_path, dataset=Endless()), CyclicalCurriculum())
 

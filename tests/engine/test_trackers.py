@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 
 import pytest
 from toys import Stop, ToyStream, squared, toy_model
@@ -120,14 +121,26 @@ def test_wandb_is_offline_and_read_back(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     run(tmp_path / "run", ["wandb"])
     (file,) = (tmp_path / "run" / "trackers" / "wandb").glob("offline-run-*/*.wandb")
-    found = {}
-    for data in records_of(file.read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            values = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
-            found |= {(values["_step"], k): v for k, v in values.items() if not k.startswith("_")}
+    found, ended, late = {}, False, time.monotonic() + 30
+    while not ended and time.monotonic() < late:  # a process of W&B's own writes the file
+        for data in records_of(file.read_bytes()):
+            record = Record()
+            record.ParseFromString(data)
+            ended = ended or record.HasField("exit")
+            if record.HasField("history"):
+                values = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+                found |= {(values["_step"], k): v for k, v in values.items() if not k.startswith("_")}
     check(found, tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, capsys):
+    pytest.importorskip("tensorboard")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", (), at=2)
+    (tmp_path / "run" / "trackers").write_text("no folder")
+    assert run(tmp_path / "run", ["tensorboard"], resume=True).steps == 6
+    assert capsys.readouterr().err.startswith("tensorboard shows no more of this run (")
 
 
 def test_bad_input(tmp_path, monkeypatch):

@@ -109,9 +109,9 @@ class Adapter:
             return resume
         path = saving.newest(Path(self.trainer.args.output_dir)) if resume is True else Path(resume)
         saving.restore(path, self)
-        self.given.clear()
-        self.taken.clear()
-        self.rollouts.clear()
+        for left in (self.given, self.taken, self.rollouts, self.run.metrics_log.pending):  # by a run that was interrupted here
+            left.clear()
+        self._held = {}
         return str(path)
 
     def started(self, state: Any, loader: Any) -> None:
@@ -119,8 +119,8 @@ class Adapter:
         self.has_run = True
         run, args = self.run, self.trainer.args
         run.budget, run.optimizers = Budget(steps=state.max_steps), {"": self.trainer.optimizer}
-        updates = max(1, math.ceil(len(loader) / args.gradient_accumulation_steps)) if hasattr(loader, "__len__") else 1
-        if self.resumed and not args.ignore_data_skip:
+        if self.resumed and not args.ignore_data_skip and (self.drives or self.looks):
+            updates = max(1, math.ceil(len(loader) / args.gradient_accumulation_steps))
             self.to_skip = state.global_step % updates * args.gradient_accumulation_steps
         if self.resumed and self.grpo and self.drives:
             # TRL counts from 0 again, and would then draw completions in the middle of a round's repetitions.

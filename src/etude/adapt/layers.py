@@ -17,6 +17,10 @@ RESIDUAL_OUTPUTS = ("o_proj", "down_proj", "c_proj")
 """What the last linear maps of attention and feed-forward are called in Llama's descendants and in GPT-2."""
 
 
+PER_LAYER = ("layer", "mlp_layer", "no_rope_layer")
+"""How the names of a configuration's lists with an entry a layer begin."""
+
+
 def layers_of(inner: Any) -> tuple[str, nn.ModuleList]:
     """The name and the list of a model's layers: its only ModuleList of `config.num_hidden_layers`. Raises BadInput without one."""
     if hasattr(inner, "peft_config"):
@@ -30,13 +34,16 @@ def layers_of(inner: Any) -> tuple[str, nn.ModuleList]:
 
 
 class Layered(nn.Module):
-    """inner: a transformers model. `blocks` are its layers; `deepened` is what `nn.surgery.grow_depth` asks for."""
+    """inner: a transformers model. `blocks` are its layers; `deepened` is what `nn.surgery.grow_depth` asks for.
 
-    def __init__(self, inner: Any) -> None:
+    where: the name of its list of layers, looked for by default. changes: to its configuration since it was grown.
+    """
+
+    def __init__(self, inner: Any, where: str = "") -> None:
         super().__init__()
         self.inner = inner
-        self.where, _ = layers_of(inner)
-        self.changes: dict[str, Any] = {}  # of the configuration, since it was grown
+        self.where = where or layers_of(inner)[0]
+        self.changes: dict[str, Any] = {}
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -46,9 +53,13 @@ class Layered(nn.Module):
         """The model with layer i a copy of layer sources[i], or fresh where that is None; and where each parameter comes from.
 
         how: "zero" sets a fresh layer's residual outputs to zero. Fresh layers are drawn by the model's own rule from `seed`.
+        What is outside the layers is shared with this model, which `install` is to change in place.
         """
-        grown = Layered(copy.deepcopy(self.inner))
         base = self.blocks
+        shared = [p for n, p in self.inner.state_dict(keep_vars=True).items() if not n.startswith(f"{self.where}.")]
+        # All of a large model twice would not fit: the copy begins without layers, and with the very tensors beside them.
+        kept: dict[int, Any] = {id(base): nn.ModuleList()} | {id(p): p for p in shared}
+        grown = Layered(copy.deepcopy(self.inner, kept), self.where)
         layers = []
         for place, source in enumerate(sources):
             layer = copy.deepcopy(base[place % len(base) if source is None else source])
@@ -94,9 +105,8 @@ def deeper(config: Any, kinds: Sequence[int]) -> dict[str, Any]:
     """What of a text model's configuration changes: its depth, and every list that has an entry a layer, layer i's from kinds[i]."""
     text = config.get_text_config()
     depth = text.num_hidden_layers
-    lists = {
-        k: v for k, v in vars(text).items() if isinstance(v, (list, tuple)) and len(v) == depth and k.startswith(("layer", "no_", "mlp_"))
-    }
+    # By their names: a list of two end tokens is no list of two layers.
+    lists = {k: v for k, v in vars(text).items() if k.startswith(PER_LAYER) and isinstance(v, (list, tuple)) and len(v) == depth}
     return {k: type(v)(v[kind] for kind in kinds) for k, v in lists.items()} | {"num_hidden_layers": len(kinds)}
 
 

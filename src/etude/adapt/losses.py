@@ -49,12 +49,11 @@ def row_losses(outputs: Any, labels: Tensor | None, shifted: bool) -> tuple[Tens
             logits, labels = logits[:, :-1], labels[:, 1:]
         each = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none", ignore_index=IGNORED)
         return each.view(labels.shape).sum(1), (labels != IGNORED).sum(1)
+    if logits.ndim != 2 or labels.numel() != len(logits):
+        found = f"logits {tuple(logits.shape)} for labels {tuple(labels.shape)}"
+        raise BadInput("each sample's loss", found, "one label a token, or one class or number a row")
     if labels.is_floating_point():
-        each = (
-            (logits.float().view(labels.shape) - labels).square().flatten(1).mean(1)
-            if labels.ndim > 1
-            else (logits.float().squeeze(-1) - labels).square()
-        )
+        each = (logits.float().squeeze(-1) - labels.view(-1)).square()
     else:
         each = F.cross_entropy(logits.float(), labels.view(-1), reduction="none")
     return each, torch.ones_like(each)

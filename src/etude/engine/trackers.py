@@ -99,33 +99,48 @@ def check_trackers(names: Sequence[str], folder: Path | None) -> None:
 class Mirror:
     """Gives every record of `metrics.jsonl` to the trackers. They are opened with the first update: before, a run may be refused.
 
-    config: what the trackers show of the run.
+    config: what the trackers show of the run. A tracker that fails is named on stderr and left out from then on: the run goes on.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> None:
         self.names, self.folder, self.config = names, folder, config
-        self.open: list[Tracker] = []
+        self.open: dict[str, Tracker] | None = None
         self.waiting: list[tuple[int, dict[str, float]]] = []
 
     def write(self, record: Mapping[str, Any]) -> None:
-        step, values = int(record.get("step", 0)), numbers_of(record)
-        self.waiting.append((step, values))
-        if not self.open and not step:
+        step = int(record.get("step", 0))
+        self.waiting.append((step, numbers_of(record)))
+        if self.open is None and not step:
             return
-        with _on_stderr():
-            if not self.open:
-                name = f"{self.folder.resolve().name}-{_own_id(self.folder)}"
-                self.open = [TRACKERS[tracker](self.folder, name, self.config, self.waiting[0][0]) for tracker in self.names]
-            for at, found in self.waiting:
-                for tracker in self.open:
-                    tracker.log(at, found)
+        if self.open is None:
+            self.open = {}
+            for name in self.names:
+                with self._surviving(name):
+                    run = f"{self.folder.resolve().name}-{_own_id(self.folder)}"
+                    self.open[name] = TRACKERS[name](self.folder, run, self.config, self.waiting[0][0])
+        for name, tracker in list(self.open.items()):
+            with self._surviving(name):
+                for at, values in self.waiting:
+                    tracker.log(at, values)
         self.waiting.clear()
 
     def close(self) -> None:
-        with _on_stderr():
-            for tracker in self.open:
+        for name, tracker in list((self.open or {}).items()):
+            with self._surviving(name):
                 tracker.close()
-        self.open = []
+        self.open = None
+
+    @contextlib.contextmanager
+    def _surviving(self, name: str) -> Iterator[None]:
+        """What a tracker prints goes to stderr: stdout is the command's own result."""
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                yield
+        except Exception as error:
+            assert self.open is not None
+            self.open.pop(name, None)
+            line = " ".join(str(error).split())[:160]
+            print(f"{name} shows no more of this run ({type(error).__name__}: {line}); metrics.jsonl goes on", file=sys.stderr)
 
 
 def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
@@ -140,10 +155,3 @@ def _own_id(folder: Path) -> str:
     if not path.exists():
         write_atomic(path, secrets.token_hex(4))
     return path.read_text(encoding="utf-8").strip()
-
-
-@contextlib.contextmanager
-def _on_stderr() -> Iterator[None]:
-    """stdout is the command's own result."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield

@@ -165,7 +165,8 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a recipe (TOML)") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(str(path), f"a file that cannot be read ({error})", "a recipe (TOML, UTF-8)") from error
+        found = f"a byte at {error.start} that is no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
+        raise BadInput(str(path), found, "a recipe (TOML, UTF-8)") from error
     except tomllib.TOMLDecodeError as error:
         raise BadInput(str(path), f"TOML that does not parse ({error})", "a recipe") from error
 
@@ -231,11 +232,11 @@ def _known(parts: list[Any], document: Mapping[str, Any]) -> list[str]:
         elif number == 2 and parts[1] == "domains":
             table = TextSource
         elif isinstance(table, type) and issubclass(table, BaseModel) and str(part) in table.model_fields:
-            table = _given(table.model_fields[str(part)].annotation)
+            table = _table_in(table.model_fields[str(part)].annotation)
     fields = table.model_fields if isinstance(table, type) and issubclass(table, BaseModel) else {}
     return [field.alias or name for name, field in fields.items()]
 
 
-def _given(kind: Any) -> Any:
-    """The table that a key may be given as, where it may also be left out."""
-    return next((k for k in get_args(kind) if isinstance(k, type) and issubclass(k, BaseModel)), kind)
+def _table_in(hint: Any) -> Any:
+    """The table that a key holds, or may hold beside nothing."""
+    return next((h for h in get_args(hint) if isinstance(h, type) and issubclass(h, BaseModel)), hint)

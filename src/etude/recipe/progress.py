@@ -49,9 +49,11 @@ class Progress:
         if self.quiet or (now - self.shown < (0.2 if self.live else 10) and share < 1):
             return
         self.shown, self.drawn = now, self.live
-        left = (now - self.started) * (1 - share) / share if share > 0 else 0.0
+        # The first updates are slow (counting, first allocations): they would promise hours.
+        known = share >= 0.02 or (share > 0 and now - self.started > 30)
+        left = (now - self.started) * (1 - share) / share if known else 0.0
         told = ("" if loss is None else f"  loss {loss:.4f}") + (f"  {self.noted}" if self.noted else "")
-        line = f"{self.title}: {share:4.0%}{told}" + (f"  {_duration(left)} left" if share else "")
+        line = f"{self.title}: {share:4.0%}{told}" + (f"  {_duration(left)} left" if known else "")
         print(f"\r{line:<100}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
 
 

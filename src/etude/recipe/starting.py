@@ -27,6 +27,18 @@ from etude.recipe.prompts import Asker, levels_of, row_problems, task_of, task_p
 from etude.recipe.rows import Reader, parted_samples, read_rows, reader_of
 from etude.recipe.verifiers import verifier_of
 
+SETTINGS = (
+    '# precision = "bfloat16"            # "auto" is that on CUDA, and float32 elsewhere',
+    '# micro_batch = "auto"              # samples computed at once: the most that fit; the batch and its loss stay what they are',
+    "# activation_checkpointing = true   # less memory for about a third more work; the same numbers",
+    '# trackers = ["tensorboard"]        # or "wandb", "trackio"',
+    "",
+    "# [lora]                            # only thin matrices beside the model's own are trained: etude export RUN DIR --to peft",
+    "# r = 16                            # TRL's, as alpha; LoRA takes a larger optimizer.lr, ten times and more (assumed)",
+    "# alpha = 32.0",
+    '# targets = "all-linear"            # or the ends of layers\' names, such as ["q_proj", "v_proj"]',
+)
+"""What many want to change, in a comment each: a line without its "# " is a key."""
 MULTIPLE = 64
 LONGEST = 2048
 """Most tokens of a context that is proposed; assumed."""
@@ -226,6 +238,7 @@ def _recipe(head: list[str], data: str, store: RowStore, context: int, too_long:
         "[run]",
         "clip = 1.0               # assumed",
         'folder = "runs/' + Path(data).stem + '"',
+        *SETTINGS,
     ]
     return "\n".join(lines) + "\n"
 

@@ -403,7 +403,15 @@ def _micro_batch(value: Any) -> int | str | None:
 
 
 Clip = Annotated[Positive | None, BeforeValidator(_none)]
-Interval = Annotated[Real, Field(gt=0, le=1)]
+
+
+def _share(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError("a share of the budget, above 0 and at most 1")
+    return value
+
+
+Interval = Annotated[Real, AfterValidator(_share)]
 
 
 class RunTable(Table):

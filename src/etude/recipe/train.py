@@ -108,6 +108,8 @@ def _known_settings(settings: Mapping[str, Any]) -> None:
     handed = ("stream", "progress", *inspect.signature(train).parameters)
     own = [name for name in inspect.signature(Trainer).parameters if name not in handed]
     for key in settings:
+        if key in ("lr", "learning_rate"):
+            raise BadInput(f"{HERE}{key}", repr(settings[key]), f"optimizer=AdamW(lr={settings[key]!r}), from etude.engine.optim")
         if key not in own:
             names = [n for n in inspect.signature(train).parameters if n != "settings"]
             raise unknown_key(f"{HERE}{key}", key, [*names, *own])
@@ -154,6 +156,8 @@ def train_recipe(
             notes = [f"{line} in {places.file}" for line in replaced(read(Path(path)), overrides)]
             facts = json.loads(trainer.beside[DATA_FILE])
             notes += [f"{facts[what]} rows {what}: too long for data.context" for what in ("dropped", "cut") if facts.get(what)]
+            if resume and not any((folder / "checkpoints").glob("step-*")):
+                notes.append(f"no checkpoint in {folder} yet: from the beginning")
             some = f", {trained:,} of them trained" if trained < size else ""
             shown.announce("\n".join([*notes, f"{size:,} parameters{some}, on {trainer.device}, into {recipe.run.folder}"]))
             command = shlex.join(["etude", "train", str(path), *overrides, "--resume"])
