@@ -83,7 +83,7 @@ def test_planted_leaks_are_found_and_the_scraped_set_is_dropped():
     data = leaks.demonstrations(settings, 3, evaluations)
     told = data.told()
     assert (told["leaks found"], told["rows lost"]) == (1.0, 0.0)
-    assert 80 < told["leaks planted"] <= 8 * (2 + 10)  # a question drawn twice is one
+    assert 70 < told["leaks planted"] <= 8 * (1 + 10)  # a question drawn twice is one
     assert data.cleaned.dropped == ["scraped"]
     assert len(data.rows) == 400
     prompts = [p.prompt for families in evaluations.values() for items in families.values() for p in items]
