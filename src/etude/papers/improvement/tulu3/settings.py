@@ -37,10 +37,10 @@ class Settings:
     pair_prompts: int = 1_200
     judge_errs: float = 0.1  # share of marks that say nothing
     dpo_tokens: int = 130_000
-    dpo_lr: float = 1e-4
-    dpo_beta: float = 25.0  # of the length-normalised loss
-    plain_lr: float = 1e-5
-    plain_beta: float = 0.1  # of the plain one
+    dpo_lr: float = 3e-4
+    dpo_beta: float = 5.0  # of the length-normalised loss
+    plain_lr: float = 1e-4
+    plain_beta: float = 0.5  # of the plain one
     dpo_batch: int = 32  # pairs
     dpo_warmup: float = 0.1
     # the reward model, from which the value net begins

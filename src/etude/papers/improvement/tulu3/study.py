@@ -103,7 +103,7 @@ DEVIATIONS = (
     (
         "demonstrations",
         "939k, from people and strong models",
-        "7,000, one in ten wrong as in the base's own rows: two epochs in a chain, six where SFT goes on",
+        "7,000, one in ten wrong as in the base's own rows: about two epochs in a chain, six where SFT goes on",
         "two epochs as theirs; tokens must be equal",
         "the base has been taught such rows already: a smaller effect of SFT than theirs on a base that follows no instructions",
     ),
@@ -115,8 +115,14 @@ DEVIATIONS = (
         "a judge that knows what RLVR will pay for: larger effect of DPO",
     ),
     ("learning rates", "5e-6, 5e-7, 3e-7", "tuned, a hundred times these and more", "a small model", "none expected"),
-    ("beta of the normalised loss", "5", "25, the best of three", "tuned; the three differ by less than the noise", "none expected"),
     ("gradients", "policy and value net clipped apart", "clipped together", "one trainer", "small"),
+    (
+        "evaluations",
+        "whole benchmarks",
+        "85 to 150 prompts a family, as many different ones as its level has",
+        "short questions of small numbers",
+        "wider intervals",
+    ),
     ("rounds", "224 prompts, 4 epochs", "64 prompts, 1 epoch", "more of the tokens are new answers; tuned", "larger effect of RLVR"),
     ("rollouts", "one update behind the policy", "of the present policy", "no engines beside each other", "small"),
     (
