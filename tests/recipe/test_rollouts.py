@@ -204,6 +204,24 @@ def test_a_task_on_a_pretrained_model_and_on_one_of_bytes(place):
     assert train("data.problems=8", "data.held_out_problems=2", "data.context=128", "budget.steps=1", "run.folder=gym")["steps"] == 1
 
 
+def test_lora_and_less_memory(place):
+    """The frozen reference of the KL shares what LoRA has frozen; a batch in pieces is the same batch."""
+    settings = ["lora.r=4", "objective.kl=0.1", "run.activation_checkpointing=true", "run.accumulate=2"]
+    whole = train("run.folder=whole", *settings)
+    train("run.folder=pieces", "run.micro_batch=3", *settings)
+    losses = [[line["loss"] for line in read_metrics(place / folder) if "loss" in line] for folder in ("whole", "pieces")]
+    assert losses[0][:2] == pytest.approx(losses[1][:2], abs=1e-5)  # of the first round: later ones are sampled anew
+    shutil.copytree("whole", "broken")
+    for path in sorted((place / "broken" / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(path)
+    assert train("run.folder=broken", *settings, resume=True)["metrics"] == whole["metrics"]
+    states = [checkpoint.load(checkpoint.latest(place / f / "checkpoints")[0])["model"] for f in ("whole", "broken")]
+    assert {name.split(".")[-2] for name in states[0]} == {"lora_A", "lora_B"}
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    with pytest.raises(BadInput, match=r"run\.micro_batch: found 'auto' for a RolloutStream, whose batches are not known beforehand"):
+        train("run.folder=auto", "run.micro_batch=auto", *settings)
+
+
 def test_samplers_and_methods(place):
     (place / "r.toml").write_text(TASK + '[sampler]\nkind = "mixture"\nweights = { "addition/1" = 1.0 }\nupdate_every = 8\n')
     train("data.difficulties=[1, 2]", "data.problems=64", "budget.steps=2", "data.held_out_problems=2")
