@@ -45,27 +45,30 @@ def measured(model: str, what: str, used: bool) -> int:
     from etude.nn.lora import lora
     from etude.nn.transformer import Transformer, TransformerConfig
 
-    shape, (rows, context) = SIZES[what], BATCHES[what]
+    def train(shape: dict[str, int], rows: int, context: int) -> None:
+        if model == "own":
+            made = initialise(Transformer(TransformerConfig(vocab=256, context=context, **shape)), 0)
+        else:
+            config = transformers.Qwen3Config(
+                vocab_size=256, hidden_size=shape["width"], num_hidden_layers=shape["depth"], num_attention_heads=shape["heads"],
+                num_key_value_heads=shape["heads"], head_dim=shape["width"] // shape["heads"], intermediate_size=shape["width"] * 8 // 3,
+                max_position_embeddings=context, tie_word_embeddings=True,
+            )  # fmt: skip
+            made = Pretrained(transformers.Qwen3ForCausalLM(config))
+        if used:
+            made = lora(made) if what == "lora" else checkpoint_activations(made)
+        tokens = np.random.default_rng(0).integers(256, size=50 * rows * context)
+        Trainer(made, DataStream(WindowSource(tokens, context), rows, 0), CausalLM(), budget=Budget(steps=3)).run()
+
     if model == "pretrained":
         import transformers
 
         from etude.generate.pretrained import Pretrained
 
+    train({"width": 16, "depth": 1, "heads": 2}, 2, 8)  # what torch loads with the first update is not counted
     before = kib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of the imports is no part of it
-    if model == "own":
-        made = initialise(Transformer(TransformerConfig(vocab=256, context=context, **shape)), 0)
-    else:
-        config = transformers.Qwen3Config(
-            vocab_size=256, hidden_size=shape["width"], num_hidden_layers=shape["depth"], num_attention_heads=shape["heads"],
-            num_key_value_heads=shape["heads"], head_dim=shape["width"] // shape["heads"], intermediate_size=shape["width"] * 8 // 3,
-            max_position_embeddings=context, tie_word_embeddings=True,
-        )  # fmt: skip
-        made = Pretrained(transformers.Qwen3ForCausalLM(config))
-    if used:
-        made = lora(made) if what == "lora" else checkpoint_activations(made)
-    tokens = np.random.default_rng(0).integers(256, size=50 * rows * context)
-    Trainer(made, DataStream(WindowSource(tokens, context), rows, 0), CausalLM(), budget=Budget(steps=3)).run()
+    Path("/proc/self/clear_refs").write_text("5")  # and the peak so far is forgotten
+    train(SIZES[what], *BATCHES[what])
     return kib("VmHWM") - before
 
 

@@ -1,5 +1,7 @@
 """Micro-batches: a batch in pieces is the same batch, and "auto" finds how large they may be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from toys import Stop, ToyStream, squared, toy_model
 
 from etude.data.sources import WindowSource
 from etude.data.stream import DataStream
-from etude.engine import fitting, memory
+from etude.engine import memory
 from etude.engine.fitting import PeakMemory, estimated, longest_batch, tried
 from etude.engine.ledger import Budget
 from etude.engine.metrics import read_metrics
@@ -186,4 +188,11 @@ def test_what_needs_the_whole_batch_is_refused():
         Trainer(mixing, ToyStream(), squared, budget=Budget(steps=1), micro_batch=2)
     with pytest.raises(BadInput, match="micro_batch: found 'auto' for a ToyStream, whose batches are not known beforehand"):
         Trainer(toy_model(), ToyStream(), squared, budget=Budget(steps=1), micro_batch="auto").run()
-    assert fitting.SHARE < 1
+
+
+def test_a_state_carried_from_batch_to_batch_is_refused():
+    def remembering(model, batch, carried=None):
+        return replace(squared(model, batch), carried=torch.zeros(len(batch)))
+
+    with pytest.raises(BadInput, match="micro_batch: found an objective that carries a state from batch to batch, expected none"):
+        Trainer(toy_model(), ToyStream(), remembering, budget=Budget(steps=1), micro_batch=2).run()

@@ -4,6 +4,7 @@ import re
 import shlex
 import tomllib
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from etude.recipe.config import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
-MAKE, READ, SCORE, ADAPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS, PAID = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+MAKE, READ, THIN, SCORE, ADAPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS, WITH_LORA, PAID = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 (MEASURED,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks so
 def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(MAKE, {})
@@ -35,6 +37,11 @@ def test_the_page(tmp_path, monkeypatch, capsys):
         pretrained("trained"), etude.rows("verses.jsonl", tokenizer="trained", context=256), budget=etude.Budget(steps=1), quiet=True
     )
     assert ours.steps == 1
+    for line in WITH_LORA.strip().splitlines():
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "adapter").glob("adapter_*"))) == 2
+    if find_spec("peft") is not None:
+        exec(THIN, {})
     Path("score.py").write_text(SCORE)
     for line in PAID.strip().splitlines():
         assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err

@@ -23,7 +23,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the picture and the numbers go.")] = Path("runs/demo"),
     json: Json = False,
 ) -> None:
-    """Your text with and without two methods, in about a minute: a leaderboard with intervals and a picture."""
+    """Your text with and without two methods, in under two minutes: a leaderboard with intervals and a picture."""
     from etude.screen.demo import demo as start
 
     result = start(text or None, out=out, quiet=json)
@@ -32,7 +32,7 @@ def demo(
 
 
 def run(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, or a file of yours that defines STUDY.")],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, its number, or a file of yours that defines STUDY.")],
     scale: Annotated[
         str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
     ] = "quick",

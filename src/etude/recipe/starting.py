@@ -314,7 +314,7 @@ def _asking_recipe(
         "accumulate = 8",
         "clip = 1.0               # assumed",
         f'folder = "runs/{folder}-grpo"',
-        *(line for line in SETTINGS if "micro_batch" not in line),  # a round's rows are not known beforehand
+        *(line for line in SETTINGS if "micro_batch" not in line),  # data.batch says how many rollouts are computed at once
     ]
     return "\n".join(lines) + "\n"
 
