@@ -11,36 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from etude.errors import nearest
-
-
-def _whole(value: Any) -> Any:
-    """1e6 is a float to TOML and a count to everyone else."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("a text that is not empty")
-    return text
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=1)]
-Real = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[Real, Field(ge=0, le=1)]
-Part = Annotated[Real, Field(gt=0, lt=1)]
-Below1 = Annotated[Real, Field(ge=0, lt=1)]
-Positive = Annotated[Real, Field(gt=0)]
-NotNegative = Annotated[Real, Field(ge=0)]
-Text = Annotated[str, AfterValidator(_not_empty)]
-Ending = Annotated[str, Field(min_length=1)]
-Weights = Annotated[dict[str, NotNegative], Field(min_length=1)]
-Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from etude.recipe.answer_tables import HarnessTable, RolloutsTable, TaskData, VerifierTable, measure
+from etude.recipe.fields import Activation, Below1, Count, NotNegative, Part, Positive, Real, Share, Table, Text, Weights, Whole
 
 
 # --- [model] ----------------------------------------------------------------------------------------------------------
@@ -143,19 +115,6 @@ class RowsData(Table):
     context: Annotated[Whole, Field(ge=2)] = 512  # tokens; assumed
     batch: Count = 8
     too_long: Literal["error", "drop", "cut"] = "error"  # rows of more tokens than the context; documents are always cut into pieces
-
-
-class TaskData(Table):
-    """Problems of a named task, etude's own or reasoning-gym's, for on-policy objectives. Models of etude's own kinds read bytes."""
-
-    task: Text
-    settings: dict[str, Any] | None = None  # of the task's own
-    difficulties: Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1)] | None = None  # the first where not given
-    problems: Count = 512  # of each difficulty, to train on; assumed
-    held_out_problems: Count = 32  # of each difficulty, to measure on: of a stream of their own, none of them trained on; assumed
-    chat: bool = False  # the prompt as a user's turn under the model's chat template
-    context: Annotated[Whole, Field(ge=2)] = 512  # tokens of prompt and response; assumed
-    batch: Count = 8  # rollouts an update
 
 
 class ImageData(Table):
@@ -321,60 +280,11 @@ PAIR_KEYS = ("beta", "gamma", "weight", "normalised")
 POLICY_KEYS = ("kl", "clip_low", "clip_high", "entropy", "verifier", "failures")
 
 
-class RolloutsTable(Table):
-    """How an on-policy objective's rounds are made: `samples` responses to each of `prompts` problems, then updates on them."""
-
-    prompts: Count = 8
-    samples: Count = 8
-    epochs: Count = 1  # passes over a round's rollouts
-    max_draws: Count | None = None  # dapo: how often a round may draw again for groups paid unalike; 4 where not given, assumed
-    overlong: Count | None = None  # dapo's soft punishment over the last so many tokens of max_tokens
-    max_tokens: Count = 128  # of a response; assumed
-    temperature: Positive = 1.0
-    stop: tuple[Ending, ...] = ()  # texts that end a response, beside the model's end token
-    batch: Count = 256  # responses generated together
-
-
-def _measure(word: str) -> str:
-    known = ("loss", "domains", "accuracy", "verifier")
-    if word in known or word.startswith("lm_eval:"):
-        return word
-    near = nearest(word, known)
-    raise ValueError(f"{', '.join(known)} or lm_eval:TASK" + (f"; did you mean '{near}'?" if near else ""))
-
-
-class VerifierTable(Table):
-    """Of `measures = ["verifier"]`: how many responses a verifier accepts. Prompts: a task's, a file's, or the held-out rows'."""
-
-    use: Text | None = None  # "my_module:score" or "./my_verifier.py:score"; the objective's, or the task's own, where not given
-    rows: Text | None = None  # another file of prompts
-    task: Text | None = None  # a named task
-    settings: dict[str, Any] | None = None  # of the task's own
-    difficulties: Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    problems: Count = 32  # of each difficulty of the task; assumed
-    chat: bool = False  # the task's prompts as a user's turn under the model's chat template
-    limit: Count = 64  # prompts of rows, spread evenly; assumed
-    samples: Count = 1  # responses to each prompt
-    temperature: NotNegative = 0.0
-    max_tokens: Count | None = None  # as in [rollouts]; 128 where neither is given
-    stop: tuple[Ending, ...] | None = None  # as in [rollouts] where not given
-    failures: Literal["stop", "zero"] | None = None  # as in [objective] where not given
-
-
-class HarnessTable(Table):
-    """Of `measures = ["lm_eval:TASK"]`: EleutherAI's lm-evaluation-harness."""
-
-    include: Text | None = None  # a folder of YAML tasks of one's own
-    shots: Annotated[Whole, Field(ge=0)] | None = None  # as the task says where not given
-    limit: Count | None = None  # documents of each task
-    chat: bool = False  # under the model's chat template
-
-
 class EvaluateTable(Table):
     """What is measured on held-out data. Without `measures`: the loss, and the accuracy where there are classes; of on-policy
     objectives, or where there is [evaluate.verifier], what the verifier accepts."""
 
-    measures: Annotated[tuple[Annotated[str, AfterValidator(_measure)], ...], Field(min_length=1)] | None = None
+    measures: Annotated[tuple[Annotated[str, AfterValidator(measure)], ...], Field(min_length=1)] | None = None
     limit: Count | None = None  # samples, spread evenly; 256 of a text and all of other data where not given
     batch: Count = 32
     verifier: VerifierTable | None = None
