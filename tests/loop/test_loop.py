@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from etude.data.tasks.judging import Failure, Judge, VerifierFailed
+from etude.engine.protocols import Problem
 from etude.engine.streams import numpy_rng
 from etude.errors import BadInput
 from etude.loop import journal as journal_module
@@ -74,8 +76,8 @@ def test_a_round_is_on_disk_and_the_state_passes_on(tmp_path):
     assert history(tmp_path)[0]["samples"][0]["judgement"]["id"] == "c-q0"
 
 
-class Stop(Exception):
-    pass
+class Stop(BaseException):
+    """The end of a process, as far as a loop can tell."""
 
 
 @pytest.mark.parametrize("independent", [True, False])
@@ -211,6 +213,96 @@ def test_steps_that_break_their_word_are_refused(tmp_path):
     )):  # fmt: skip
         with pytest.raises(BadInput, match=message):
             run_loop(steps, START, 1, tmp_path / str(i))
+
+
+class Careless(Guessing):
+    """Its judge raises on one candidate, as it comes or with all of its batch, and finds no number for another."""
+
+    def __init__(self, at_once=False):
+        super().__init__()
+        self.at_once = at_once
+
+    def judge(self, number, state, candidates):
+        rows = (self.judged(row) for row in candidates)
+        return list(rows) if self.at_once else rows
+
+    def judged(self, row):
+        if row["id"] == "c-q4":
+            raise ZeroDivisionError("by zero")
+        return {"id": row["id"], "score": float("nan") if row["id"] == "c-q6" else 0.5}
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_judge_that_fails_is_named_with_its_candidate_which_is_kept(tmp_path, at_once):
+    with pytest.raises(VerifierFailed, match=r"001, the judge of candidate 'c-q4': found ZeroDivisionError: by zero on .*é") as caught:
+        run_loop(Careless(at_once), START, 1, tmp_path)
+    assert json.loads(caught.value.failure.response)["request"] == "q4"
+    assert len((tmp_path / "round-001" / "candidates.jsonl").read_text().splitlines()) == 8
+    assert "c-q4" not in (tmp_path / "round-001" / "judgements.jsonl").read_text()
+    run_loop(Guessing(), START, 1, tmp_path)  # with the judge mended it goes on
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_loop_goes_on_without_what_its_judge_failed_on(tmp_path, at_once):
+    _, reports = run_loop(Careless(at_once), START, 2, tmp_path, failures="skip")
+    assert [r["verifier_failures"] for r in reports] == [2.0, 2.0]
+    assert [r["kept"] for r in reports] == [6.0, 6.0]
+    judged = [json.loads(line) for line in (tmp_path / "round-002" / "judgements.jsonl").read_text().splitlines()]
+    assert {r["id"]: r["failure"] for r in judged if "failure" in r} == {
+        "c-q4": "ZeroDivisionError: by zero", "c-q6": "nan in the field 'score'",
+    }  # fmt: skip
+    assert run_loop(Careless(at_once), START, 2, tmp_path, failures="skip")[1] == reports
+    with pytest.raises(BadInput, match="failures: found 'zero', expected stop or skip"):
+        run_loop(Careless(), START, 1, tmp_path / "other", failures="zero")
+
+
+def test_a_judge_that_raises_once_stops_the_loop_with_what_it_raised(tmp_path):
+    class Once(Guessing):
+        raised = False
+
+        def judge(self, number, state, candidates):
+            if not self.raised:
+                self.raised = True
+                raise OSError("no memory left")
+            return super().judge(number, state, candidates)
+
+    steps = Once()
+    with pytest.raises(OSError, match="no memory left"):
+        run_loop(steps, START, 1, tmp_path)
+    assert run_loop(steps, START, 1, tmp_path) == run_loop(Guessing(), START, 1, tmp_path / "whole")
+
+
+class Verifying(Guessing):
+    """Judges with a task's verifier, in `judge` or while it proposes."""
+
+    name = "odd"
+
+    def __init__(self, early):
+        super().__init__()
+        self.early, self.ask = early, Judge(self)
+
+    def verify(self, problem, response):
+        return None
+
+    def propose(self, number, state, wanted):
+        for row in super().propose(number, state, wanted):
+            if self.early:
+                self.ask(Problem(row["id"], "?", "!", 1), row["text"])
+            yield row
+
+    def judge(self, number, state, candidates):
+        for row in candidates:
+            yield {"id": row["id"], "score": self.ask(Problem(row["id"], "?", "!", 1), row["text"]).score}
+
+
+def test_a_verifier_that_fails_in_a_loop_is_named_with_its_problem_and_the_text_is_kept(tmp_path):
+    for early in (False, True):
+        with pytest.raises(VerifierFailed, match="verifier of odd, problem c-q0: found TypeError: returned None"):
+            run_loop(Verifying(early), START, 1, tmp_path / str(early))
+    (kept,) = [json.loads(line) for line in (tmp_path / "True" / "round-001" / "failed.jsonl").read_text().splitlines()]
+    failure = Failure(**kept)
+    assert failure.response.endswith(" é")
+    assert failure.response in (tmp_path / "False" / "round-001" / "candidates.jsonl").read_text()
 
 
 def test_another_loops_folder_is_refused_even_in_its_first_round(tmp_path):
