@@ -5,6 +5,7 @@ import random
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from etude.data.tasks.judging import Failure, Judge, VerifierFailed
@@ -182,11 +183,34 @@ def test_malformed_records_name_file_line_and_field(tmp_path):
         ("[1]", r"candidates.jsonl, line 2: found a list, expected a JSON object"),
         (lines[0], r"candidates.jsonl, line 2, field 'id': found 'c-q0' again, expected each once"),
         ('{"id": "c", "request": "zz"}', r"found an answer to 'zz'"),
+        ('{"id": "c", "request": "q0"}', r"found a request answered twice"),
+        ('{"id": "c", "request": "q1", "x": 1e999}', r"line 2: found 1e999, expected numbers that are finite"),
+        ('{"id": "c", "request": "q1", "x": ' + "9" * 5000 + "}", r"line 2: found a whole number of thousands of digits"),
+        ('{"id": "c", "request": "q1", "x": ' + "[" * 100_000, r"line 2: found lists or objects in each other, hundreds deep"),
     ):
         file.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
         with pytest.raises(BadInput, match=message):
             run_loop(Guessing(), START, 1, tmp_path)
+    flipped = bytearray(good.encode())
+    flipped[good.encode().index("é".encode()) + 1] ^= 0x80
+    file.write_bytes(flipped)
+    with pytest.raises(BadInput, match=r"candidates.jsonl, line 1: found byte \d+ that is no UTF-8"):
+        run_loop(Guessing(), START, 1, tmp_path)
     file.write_text(good)
+    plan, judgements = tmp_path / "round-001" / "plan.json", tmp_path / "round-001" / "judgements.jsonl"
+    planned = plan.read_text()
+    for content, message in (
+        ('{"a": 1}', "plan.json: found something else, expected a list of batches"), ("[3]", "plan.json: found something else"),
+        ("[[3]]", "plan.json, request None: found no id of its own"), ("[" * 100_000, "plan.json: found unreadable content"),
+    ):  # fmt: skip
+        plan.write_text(content)
+        with pytest.raises(BadInput, match=message):
+            run_loop(Guessing(), START, 1, tmp_path)
+    plan.write_text(planned)
+    judgements.write_text('{"id": "of nobody", "score": 1}\n')
+    with pytest.raises(BadInput, match=r"judgements.jsonl: found a judgement of 'of nobody', expected judgements of .*candidates.jsonl"):
+        run_loop(Guessing(), START, 1, tmp_path)
+    judgements.unlink()
     run_loop(Guessing(), START, 1, tmp_path)
 
 
@@ -317,6 +341,39 @@ def test_another_loops_folder_is_refused_even_in_its_first_round(tmp_path):
     (tmp_path / "mark" / "round-001").mkdir(parents=True)
     (tmp_path / "mark" / "round-001" / "loop.json").write_text('{"identity": "a"}')  # of a loop that was refused at once
     run_loop(Guessing(), START, 1, tmp_path / "mark", identity="b")
+
+
+def test_a_folder_that_a_loop_is_at_work_in_is_refused(tmp_path):
+    class Nested(Guessing):
+        def judge(self, number, state, candidates):
+            with pytest.raises(BadInput, match="found another run at work in it, expected a folder that nobody is writing to"):
+                run_loop(Guessing(), START, 1, tmp_path)
+            return super().judge(number, state, candidates)
+
+    run_loop(Nested(), START, 1, tmp_path)
+    run_loop(Guessing(), START, 2, tmp_path)  # let go of
+
+
+@pytest.mark.parametrize(
+    ("metric", "row", "said"),
+    [
+        (float("nan"), {}, r"report.json, field 'metrics.kept': found nan, expected what JSON can hold"),
+        (np.float32(1), {}, r"report.json, field 'metrics.kept': found 1.0, a float32"),
+        (1.0, {"text": "\ud800"}, r"candidates.jsonl, id 'c-q0', field 'text': found '\\ud800', half of a character"),
+        (1.0, {"value": np.float32(1)}, r"candidates.jsonl, id 'c-q0', field 'value': found 1.0, a float32"),
+        (1.0, {"parts": [{"value": float("inf")}]}, r"id 'c-q0', field 'parts\[0\].value': found inf"),
+    ],
+)
+def test_what_json_cannot_hold_is_named_by_file_id_and_field(tmp_path, metric, row, said):
+    class Unwritable(Guessing):
+        def propose(self, number, state, wanted):
+            return ({**given, **row} for given in super().propose(number, state, wanted))
+
+        def learn(self, number, state, data, folder):
+            return state, {"kept": metric}
+
+    with pytest.raises(BadInput, match=said):
+        run_loop(Unwritable(), START, 1, tmp_path)
 
 
 def test_a_round_that_selects_nothing_is_a_round(tmp_path):

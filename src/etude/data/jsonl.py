@@ -12,6 +12,7 @@ from etude.data.text import read_text
 from etude.errors import BadInput, one_of
 
 KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+WRITABLE = "what JSON can hold: finite numbers, text, lists, objects"
 Row = dict[str, Any]
 
 
@@ -49,10 +50,17 @@ def parse_row(
     def refuse(text: str) -> Any:
         raise BadInput(where, text, "numbers that are finite")
 
+    def finite(text: str) -> float:
+        return number if math.isfinite(number := float(text)) else refuse(text)
+
     try:
-        row = json.loads(line, object_pairs_hook=once, parse_constant=refuse)
+        row = json.loads(line, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
     except json.JSONDecodeError as error:
         raise BadInput(where, f"no JSON (character {error.pos + 1}: {error.msg})", "one JSON object a line") from None
+    except ValueError:  # of Python's own limit, `sys.get_int_max_str_digits`
+        raise BadInput(where, "a whole number of thousands of digits", "numbers that can be computed with") from None
+    except RecursionError:
+        raise BadInput(where, "lists or objects in each other, hundreds deep", "a JSON object of few levels") from None
     if not isinstance(row, dict):
         raise BadInput(where, f"{KINDS.get(type(row), type(row).__name__)}", "a JSON object")
     for field, kind in required.items():
@@ -84,7 +92,7 @@ def jsonl(rows: Sequence[Row], where: str = "rows") -> str:
         except (TypeError, ValueError, RecursionError) as error:
             name = f"id '{row['id']}'" if isinstance(row.get("id"), str) else f"row {number}"
             place, found = unwritable(row) or ("", str(error))
-            raise BadInput(f"{where}, {name}, field '{place}'", found, "what JSON can hold: finite numbers, text, lists, objects") from None
+            raise BadInput(f"{where}, {name}, field '{place}'", found, WRITABLE) from None
         lines.append(line)
     return "".join(lines)
 

@@ -9,6 +9,7 @@ A judge that fails on a candidate is named with it (`run_loop`, failures).
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 from etude.data.jsonl import Row, jsonl, read_jsonl, unwritable
 from etude.data.tasks.judging import Failure, VerifierFailed, said
 from etude.engine.checkpoint import write_atomic
+from etude.engine.folder import locked
 from etude.errors import BadInput, choice
 from etude.loop.journal import Journal, read_json, write_json
 from etude.loop.rounds import Report, State, run_rounds
@@ -96,14 +98,32 @@ def run_loop(
     candidate, which stays in `candidates.jsonl` and is judged again on resume; "skip" writes the failure to `judgements.jsonl`, keeps
     the candidate from `select`, and counts it in the round's metrics ("verifier_failures"). What fails inside `propose` stops the
     loop; what it failed on is kept in `failed.jsonl`.
-    Raises BadInput for another loop's folder, for malformed records (file, line, field), and where a step gives a row twice, too many
-    or too few.
+    Raises BadInput for another loop's folder or one that another process is at work in, for malformed records (file, line, field), for
+    what JSON cannot hold (file, id, field), and where a step gives a row twice, too many or too few.
     """
     if failures not in WAYS:
         raise choice("failures", failures, WAYS)
-    say = progress or (lambda event: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = locked(folder)
+    try:
+        return _run(steps, state, num_rounds, folder, identity, failures, progress)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _run(
+    steps: Steps,
+    state: State,
+    num_rounds: int,
+    folder: Path,
+    identity: str,
+    failures: str,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[State, list[Report]]:
     for torn in (*folder.glob(".*.tmp"), *folder.glob("round-*/.*.tmp")):  # of a file that a kill kept from its name
         torn.unlink()
+    say = progress or (lambda event: None)
 
     def one(number: int, before: State) -> tuple[State, Report]:
         here = folder / f"round-{number:03d}"
@@ -141,19 +161,25 @@ def _belongs(path: Path, identity: str) -> None:
 
 def _planned(path: Path, make: Callable[[], Sequence[Batch]]) -> list[list[Row]]:
     """The recorded plan, or a new one, recorded."""
-    if path.exists():
-        return read_json(path)
-    batches = [[dict(request) for request in batch] for batch in make()]
+    if not path.exists():
+        batches = [[dict(request) for request in batch] for batch in make()]
+        _check_plan(path, batches)
+        write_json(path, batches)
+    recorded = read_json(path)
+    _check_plan(path, recorded)
+    return recorded
+
+
+def _check_plan(path: Path, batches: Any) -> None:
+    if not isinstance(batches, list) or not all(isinstance(batch, list) for batch in batches):
+        raise BadInput(str(path), "something else", "a list of batches, each a list of requests")
     ids: set[str] = set()
     for request in (r for batch in batches for r in batch):
-        name = request.get("id")
+        name = request.get("id") if isinstance(request, dict) else None
         if not isinstance(name, str) or name in ids:
-            raise BadInput(
-                f"{path}, request {name!r}", "no id of its own" if name not in ids else "the id again", "a text that no other request has"
-            )
+            found = "the id again" if isinstance(name, str) else "no id of its own"
+            raise BadInput(f"{path}, request {name!r}", found, "a text that no other request has")
         ids.add(name)
-    write_json(path, batches)
-    return read_json(path)
 
 
 def _proposed(steps: Steps, number: int, state: State, here: Path, batches: list[list[Row]], tell: Callable[..., None]) -> list[Row]:
@@ -164,6 +190,8 @@ def _proposed(steps: Steps, number: int, state: State, here: Path, batches: list
     planned = {request["id"] for batch in batches for request in batch}
     if stray := answered - planned:
         raise BadInput(str(journal.path), f"an answer to '{min(stray)}'", f"answers to the requests of {here / 'plan.json'}")
+    if len(answered) < len(journal.rows):
+        raise BadInput(str(journal.path), "a request answered twice", "one answer to each request")
     tell("propose", len(answered), total)
     for batch in batches:
         missing = [request for request in batch if request["id"] not in answered]
@@ -212,6 +240,8 @@ def _judged(
     """Candidates with their judgements, and how many the judge failed on; what is on disk is not judged again."""
     journal = Journal(here / "judgements.jsonl", "id", {})
     known = {row["id"]: row for row in candidates}
+    if stray := journal.rows.keys() - known.keys():
+        raise BadInput(str(journal.path), f"a judgement of '{min(stray)}'", f"judgements of {here / 'candidates.jsonl'}")
 
     def fail(name: str, what: str) -> None:
         if failures == "stop":
@@ -255,7 +285,7 @@ def _judged(
 def _selected(steps: Steps, number: int, state: State, path: Path, judged: list[Row]) -> list[Row]:
     """What is learned from: as recorded, or chosen and recorded."""
     if not path.exists():
-        write_atomic(path, jsonl([dict(row) for row in steps.select(number, state, judged)]))
+        write_atomic(path, jsonl([dict(row) for row in steps.select(number, state, judged)], str(path)))
     return read_jsonl(path)
 
 
