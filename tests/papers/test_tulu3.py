@@ -10,6 +10,7 @@ import torch
 from rollout_toys import END, Copy, Letters, PlainGenerator, tiny
 
 from etude.data.tasks import task
+from etude.data.tasks.judging import VerifierFailed
 from etude.data.tokenizers import Bytes
 from etude.engine import checkpoint
 from etude.engine.identity import fingerprint
@@ -24,7 +25,6 @@ from etude.evidence.study import Job
 from etude.learn.finetune import Finetune
 from etude.learn.preference import DPO, PairLogprobs
 from etude.learn.problems import ProblemPool, Verified
-from etude.learn.rollouts import VerifierFailed
 from etude.learn.round import RoundConfig
 from etude.learn.rows import CompletionSource
 from etude.learn.values import ActorCritic, ValueModel
@@ -184,7 +184,7 @@ class Broken(Copy):
 
 
 def test_a_verifier_that_fails_is_named_and_the_run_stops_or_goes_on(tmp_path):
-    with pytest.raises(VerifierFailed, match=r"the verifier of problem copy/0/1/\d failed on sample 0: \w+Error: returned"):
+    with pytest.raises(VerifierFailed, match=r"verifier of problem copy/0/1/\d, sample 0: found \w+Error: returned"):
         reinforced(tiny(), task=Broken(), steps=40, folder=tmp_path / "stop").run()
     assert next(r for r in rollouts(tmp_path / "stop") if "error" in r)["completion"][:1] in ("3", "4")
     reinforced(tiny(), task=Broken(), steps=40, folder=tmp_path / "zero", failures="zero").run()
