@@ -208,12 +208,12 @@ def _logprobs(choice: Answer, chat: bool) -> list[float]:
     given = choice.get("logprobs")
     if not isinstance(given, dict):
         raise ValueError("no log-probabilities, which were declared")
-    values = given.get("content" if chat else "token_logprobs")
-    if chat and isinstance(values, list):
-        values = [row.get("logprob") if isinstance(row, dict) else None for row in values]
-    if not isinstance(values, list) or not all(isinstance(v, (int, float)) and v <= 0 for v in values):
+    rows = given.get("content" if chat else "token_logprobs")
+    values = [row.get("logprob") if chat and isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else [None]
+    numbers = [float(v) for v in values if isinstance(v, (int, float)) and v <= 0]
+    if len(numbers) < len(values):
         raise ValueError("log-probabilities that are none")
-    return values
+    return numbers
 
 
 def _good_echo(answer: Answer) -> None:
