@@ -63,7 +63,7 @@ def test_equal_requests_of_one_call_are_asked_once(server, tmp_path):
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "429", "408", "garbage", "list", "empty", "half", "hang up", "stall", "drip"])
+@pytest.mark.parametrize("fault", ["500", "503", "429", "408", "garbage", "list", "empty", "half", "hang up", "stall", "drip", "deep"])
 def test_what_fails_once_is_asked_again(server, tmp_path, fault):
     server.faults = [fault, fault]
     one = generator(server, tmp_path, timeout=0.5)
@@ -72,7 +72,9 @@ def test_what_fails_once_is_asked_again(server, tmp_path, fault):
     assert one.client.asked == 1
 
 
-@pytest.mark.parametrize(("fault", "said"), [("500", "status 500: told to fail"), ("garbage", "no JSON"), ("stall", "nothing for 0.2 s")])
+@pytest.mark.parametrize(
+    ("fault", "said"), [("500", "status 500: told to fail"), ("garbage", "no JSON"), ("stall", "no whole answer in 0.2 s")]
+)
 def test_what_fails_for_good_is_one_line(server, tmp_path, fault, said):
     server.faults = [fault] * 9
     with pytest.raises(BadInput, match=said) as caught:
@@ -80,6 +82,29 @@ def test_what_fails_for_good_is_one_line(server, tmp_path, fault, said):
     assert "3 attempts" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("fault", ["drip", "drip headers"])
+def test_the_time_limit_holds_for_an_attempt_as_a_whole(server, tmp_path, fault):
+    server.faults = [fault]
+    started = time.perf_counter()
+    with pytest.raises(BadInput, match="no whole answer in 0.3 s"):
+        generator(server, tmp_path, timeout=0.3, attempts=1).complete(["a"], SAMPLING)
+    assert time.perf_counter() - started < 2  # the headers alone take 5 s
+
+
+def test_an_answer_of_another_shape_is_asked_again(server, tmp_path):
+    server.faults = ["text for a message"] * 2
+    assert texts(generator(server, tmp_path, chat=True).complete(["a"], SAMPLING))[0][0].isdigit()
+    assert len(server.asked) == 3
+    ledger = Ledger()
+    server.change = lambda answer: answer | {"usage": [1, 2]}  # what it cost is then not known
+    generator(server, tmp_path, chat=True, ledger=ledger).complete(["b"], SAMPLING)
+    assert ledger.entries["generate"]["prompt_tokens"] == 0
+    for rows in ([3], {"a": 1}, "x"):
+        server.change = lambda answer, rows=rows: {"choices": [answer["choices"][0] | {"logprobs": {"content": rows}}]}
+        with pytest.raises(BadInput, match="log-probabilities that are none"):
+            generator(server, tmp_path, chat=True, capabilities={"logprobs"}, attempts=2).complete(["c"], SAMPLING)
 
 
 @pytest.mark.parametrize("status", ["400", "401", "404"])

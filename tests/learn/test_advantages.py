@@ -25,6 +25,18 @@ def test_by_hand_whatever_the_order():
     assert found(eps=0) == pytest.approx([0.5 / deviations[0], -2 / deviations[1], -0.5 / deviations[0], 2 / deviations[1]])
 
 
+@pytest.mark.parametrize("baseline", ["none", "batch", "group", "leave-one-out"])
+def test_equal_rewards_are_not_blown_up_by_a_deviation_that_is_none(baseline):
+    prompts = np.repeat([0, 1], 4)
+    alike, zero = group_advantages(torch.ones(8), prompts, 4, baseline=baseline)
+    assert alike.tolist() == [1.0 if baseline == "none" else 0.0] * 8
+    assert bool(zero.all())
+    mixed, zero = group_advantages(torch.tensor([1.0, 1, 1, 1, 0, 1, 0, 1]), prompts, 4, baseline=baseline)
+    assert mixed[:4].tolist() == [{"none": 1.0, "batch": 0.25}.get(baseline, 0.0)] * 4
+    assert float(mixed.abs().max()) < 3
+    assert zero.tolist() == [True] * 4 + [False] * 4
+
+
 def test_leave_one_out_is_the_mean_of_the_others():
     rewards = torch.rand(10, generator=generator(0, "r"), dtype=torch.float64)
     found, _ = group_advantages(rewards, np.repeat([0, 1], 5), 5, baseline="leave-one-out", by_std=False)

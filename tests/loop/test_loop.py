@@ -5,8 +5,11 @@ import random
 import signal
 import time
 
+import numpy as np
 import pytest
 
+from etude.data.tasks.judging import Failure, Judge, VerifierFailed
+from etude.engine.protocols import Problem
 from etude.engine.streams import numpy_rng
 from etude.errors import BadInput
 from etude.loop import journal as journal_module
@@ -74,8 +77,8 @@ def test_a_round_is_on_disk_and_the_state_passes_on(tmp_path):
     assert history(tmp_path)[0]["samples"][0]["judgement"]["id"] == "c-q0"
 
 
-class Stop(Exception):
-    pass
+class Stop(BaseException):
+    """The end of a process, as far as a loop can tell."""
 
 
 @pytest.mark.parametrize("independent", [True, False])
@@ -180,11 +183,34 @@ def test_malformed_records_name_file_line_and_field(tmp_path):
         ("[1]", r"candidates.jsonl, line 2: found a list, expected a JSON object"),
         (lines[0], r"candidates.jsonl, line 2, field 'id': found 'c-q0' again, expected each once"),
         ('{"id": "c", "request": "zz"}', r"found an answer to 'zz'"),
+        ('{"id": "c", "request": "q0"}', r"found a request answered twice"),
+        ('{"id": "c", "request": "q1", "x": 1e999}', r"line 2: found 1e999, expected numbers that are finite"),
+        ('{"id": "c", "request": "q1", "x": ' + "9" * 5000 + "}", r"line 2: found a whole number of thousands of digits"),
+        ('{"id": "c", "request": "q1", "x": ' + "[" * 100_000, r"line 2: found lists or objects in each other, hundreds deep"),
     ):
         file.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
         with pytest.raises(BadInput, match=message):
             run_loop(Guessing(), START, 1, tmp_path)
+    flipped = bytearray(good.encode())
+    flipped[good.encode().index("é".encode()) + 1] ^= 0x80
+    file.write_bytes(flipped)
+    with pytest.raises(BadInput, match=r"candidates.jsonl, line 1: found byte \d+ that is no UTF-8"):
+        run_loop(Guessing(), START, 1, tmp_path)
     file.write_text(good)
+    plan, judgements = tmp_path / "round-001" / "plan.json", tmp_path / "round-001" / "judgements.jsonl"
+    planned = plan.read_text()
+    for content, message in (
+        ('{"a": 1}', "plan.json: found something else, expected a list of batches"), ("[3]", "plan.json: found something else"),
+        ("[[3]]", "plan.json, request None: found no id of its own"), ("[" * 100_000, "plan.json: found unreadable content"),
+    ):  # fmt: skip
+        plan.write_text(content)
+        with pytest.raises(BadInput, match=message):
+            run_loop(Guessing(), START, 1, tmp_path)
+    plan.write_text(planned)
+    judgements.write_text('{"id": "of nobody", "score": 1}\n')
+    with pytest.raises(BadInput, match=r"judgements.jsonl: found a judgement of 'of nobody', expected judgements of .*candidates.jsonl"):
+        run_loop(Guessing(), START, 1, tmp_path)
+    judgements.unlink()
     run_loop(Guessing(), START, 1, tmp_path)
 
 
@@ -213,6 +239,96 @@ def test_steps_that_break_their_word_are_refused(tmp_path):
             run_loop(steps, START, 1, tmp_path / str(i))
 
 
+class Careless(Guessing):
+    """Its judge raises on one candidate, as it comes or with all of its batch, and finds no number for another."""
+
+    def __init__(self, at_once=False):
+        super().__init__()
+        self.at_once = at_once
+
+    def judge(self, number, state, candidates):
+        rows = (self.judged(row) for row in candidates)
+        return list(rows) if self.at_once else rows
+
+    def judged(self, row):
+        if row["id"] == "c-q4":
+            raise ZeroDivisionError("by zero")
+        return {"id": row["id"], "score": float("nan") if row["id"] == "c-q6" else 0.5}
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_judge_that_fails_is_named_with_its_candidate_which_is_kept(tmp_path, at_once):
+    with pytest.raises(VerifierFailed, match=r"001, the judge of candidate 'c-q4': found ZeroDivisionError: by zero on .*é") as caught:
+        run_loop(Careless(at_once), START, 1, tmp_path)
+    assert json.loads(caught.value.failure.response)["request"] == "q4"
+    assert len((tmp_path / "round-001" / "candidates.jsonl").read_text().splitlines()) == 8
+    assert "c-q4" not in (tmp_path / "round-001" / "judgements.jsonl").read_text()
+    run_loop(Guessing(), START, 1, tmp_path)  # with the judge mended it goes on
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_loop_goes_on_without_what_its_judge_failed_on(tmp_path, at_once):
+    _, reports = run_loop(Careless(at_once), START, 2, tmp_path, failures="skip")
+    assert [r["verifier_failures"] for r in reports] == [2.0, 2.0]
+    assert [r["kept"] for r in reports] == [6.0, 6.0]
+    judged = [json.loads(line) for line in (tmp_path / "round-002" / "judgements.jsonl").read_text().splitlines()]
+    assert {r["id"]: r["failure"] for r in judged if "failure" in r} == {
+        "c-q4": "ZeroDivisionError: by zero", "c-q6": "nan in the field 'score'",
+    }  # fmt: skip
+    assert run_loop(Careless(at_once), START, 2, tmp_path, failures="skip")[1] == reports
+    with pytest.raises(BadInput, match="failures: found 'zero', expected stop or skip"):
+        run_loop(Careless(), START, 1, tmp_path / "other", failures="zero")
+
+
+def test_a_judge_that_raises_once_stops_the_loop_with_what_it_raised(tmp_path):
+    class Once(Guessing):
+        raised = False
+
+        def judge(self, number, state, candidates):
+            if not self.raised:
+                self.raised = True
+                raise OSError("no memory left")
+            return super().judge(number, state, candidates)
+
+    steps = Once()
+    with pytest.raises(OSError, match="no memory left"):
+        run_loop(steps, START, 1, tmp_path)
+    assert run_loop(steps, START, 1, tmp_path) == run_loop(Guessing(), START, 1, tmp_path / "whole")
+
+
+class Verifying(Guessing):
+    """Judges with a task's verifier, in `judge` or while it proposes."""
+
+    name = "odd"
+
+    def __init__(self, early):
+        super().__init__()
+        self.early, self.ask = early, Judge(self)
+
+    def verify(self, problem, response):
+        return None
+
+    def propose(self, number, state, wanted):
+        for row in super().propose(number, state, wanted):
+            if self.early:
+                self.ask(Problem(row["id"], "?", "!", 1), row["text"])
+            yield row
+
+    def judge(self, number, state, candidates):
+        for row in candidates:
+            yield {"id": row["id"], "score": self.ask(Problem(row["id"], "?", "!", 1), row["text"]).score}
+
+
+def test_a_verifier_that_fails_in_a_loop_is_named_with_its_problem_and_the_text_is_kept(tmp_path):
+    for early in (False, True):
+        with pytest.raises(VerifierFailed, match="verifier of odd, problem c-q0: found TypeError: returned None"):
+            run_loop(Verifying(early), START, 1, tmp_path / str(early))
+    (kept,) = [json.loads(line) for line in (tmp_path / "True" / "round-001" / "failed.jsonl").read_text().splitlines()]
+    failure = Failure(**kept)
+    assert failure.response.endswith(" é")
+    assert failure.response in (tmp_path / "False" / "round-001" / "candidates.jsonl").read_text()
+
+
 def test_another_loops_folder_is_refused_even_in_its_first_round(tmp_path):
     class Halted(Guessing):
         def judge(self, number, state, candidates):
@@ -225,6 +341,39 @@ def test_another_loops_folder_is_refused_even_in_its_first_round(tmp_path):
     (tmp_path / "mark" / "round-001").mkdir(parents=True)
     (tmp_path / "mark" / "round-001" / "loop.json").write_text('{"identity": "a"}')  # of a loop that was refused at once
     run_loop(Guessing(), START, 1, tmp_path / "mark", identity="b")
+
+
+def test_a_folder_that_a_loop_is_at_work_in_is_refused(tmp_path):
+    class Nested(Guessing):
+        def judge(self, number, state, candidates):
+            with pytest.raises(BadInput, match="found another run at work in it, expected a folder that nobody is writing to"):
+                run_loop(Guessing(), START, 1, tmp_path)
+            return super().judge(number, state, candidates)
+
+    run_loop(Nested(), START, 1, tmp_path)
+    run_loop(Guessing(), START, 2, tmp_path)  # let go of
+
+
+@pytest.mark.parametrize(
+    ("metric", "row", "said"),
+    [
+        (float("nan"), {}, r"report.json, field 'metrics.kept': found nan, expected what JSON can hold"),
+        (np.float32(1), {}, r"report.json, field 'metrics.kept': found 1.0, a float32"),
+        (1.0, {"text": "\ud800"}, r"candidates.jsonl, id 'c-q0', field 'text': found '\\ud800', half of a character"),
+        (1.0, {"value": np.float32(1)}, r"candidates.jsonl, id 'c-q0', field 'value': found 1.0, a float32"),
+        (1.0, {"parts": [{"value": float("inf")}]}, r"id 'c-q0', field 'parts\[0\].value': found inf"),
+    ],
+)
+def test_what_json_cannot_hold_is_named_by_file_id_and_field(tmp_path, metric, row, said):
+    class Unwritable(Guessing):
+        def propose(self, number, state, wanted):
+            return ({**given, **row} for given in super().propose(number, state, wanted))
+
+        def learn(self, number, state, data, folder):
+            return state, {"kept": metric}
+
+    with pytest.raises(BadInput, match=said):
+        run_loop(Unwritable(), START, 1, tmp_path)
 
 
 def test_a_round_that_selects_nothing_is_a_round(tmp_path):

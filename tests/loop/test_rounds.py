@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 
+from etude.engine import checkpoint
 from etude.engine.streams import generator
 from etude.errors import BadInput
 from etude.loop.rounds import run_rounds
@@ -49,6 +50,23 @@ def test_a_killed_loop_goes_on_with_its_round_and_ends_the_same(tmp_path):
     assert torch.equal(state["x"], whole["x"])
     assert reports == wanted
     assert state["trail"] == whole["trail"]
+
+
+def test_stopped_between_a_rounds_checkpoint_and_its_line_no_line_is_missing(tmp_path, monkeypatch):
+    run_rounds(walk, START, 3, folder=tmp_path / "whole")
+    real = checkpoint.write_atomic
+
+    def stopped(path, data):
+        if path.name == "rounds.jsonl" and data.count("\n") == 3:
+            raise KeyboardInterrupt
+        real(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_atomic", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(walk, START, 3, folder=tmp_path / "cut")
+    monkeypatch.undo()
+    run_rounds(walk, START, 3, folder=tmp_path / "cut")
+    assert (tmp_path / "cut" / "rounds.jsonl").read_text() == (tmp_path / "whole" / "rounds.jsonl").read_text()
 
 
 def test_a_damaged_round_is_done_again(tmp_path):

@@ -143,6 +143,18 @@ def test_bad_input(place, run, prompts, settings, message):
         sampled(run, prompts, quiet=True, **settings, **KNOWN)
 
 
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said(place, capsys):
+    train()
+    older, newest = sorted((place / "out" / "checkpoints").glob("step-*"))
+    (newest / "tensors.safetensors").write_bytes((newest / "tensors.safetensors").read_bytes()[:-7])
+    capsys.readouterr()
+    done = finished("out", load_methods, load_models, device="cpu")
+    assert done.passed_over == (f"{newest.name}: tensors.safetensors does not match its checksum",)
+    assert f"passed over {newest.name}: tensors.safetensors does not match its checksum; read {older.name}" in capsys.readouterr().err
+    sampled("out", ["a"], quiet=True, **KNOWN)
+    assert f"passed over {newest.name}" in capsys.readouterr().err
+
+
 def test_a_damaged_run_is_named(place):
     train()
     for tensors in (place / "out" / "checkpoints").glob("*/tensors.safetensors"):

@@ -19,14 +19,36 @@ def attempt(f):
 """
 
 
+MARK = "DONE"
+"""The last line of a program that made its attack to the end."""
+
+
 @dataclass(frozen=True)
 class Family:
-    """code with FILL replaced by each of `choices`; why: how the run must end ("any" where both endings are right)."""
+    """code with FILL replaced by each of `choices`.
+
+    why: how the run must end ("any" where both endings are right). marked: whether each must come to its last line, which prints MARK.
+    """
 
     name: str
     code: str
     choices: tuple[str, ...]
     why: str = "ended"
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """ends: by itself, in its own time; otherwise it must be cut off, or may be."""
+
+    name: str
+    code: str
+    why: str
+    marked: bool
+
+    @property
+    def ends(self) -> bool:
+        return self.why in ("ended", "output")
 
 
 FAMILIES = (
@@ -79,6 +101,7 @@ FAMILIES = (
             "attempt(lambda: os.rmdir('/tmp'))",
             "attempt(lambda: os.chmod('/', 0o777))",
         ),
+        marked=True,
     ),
     Family(
         "sockets",
@@ -97,6 +120,7 @@ FAMILIES = (
             "attempt(lambda: s(socket.AF_ALG))",
             "attempt(lambda: __import__('urllib.request').request.urlopen('http://example.com', timeout=1))",
         ),
+        marked=True,
     ),
     Family(
         "endless output",
@@ -184,6 +208,7 @@ FAMILIES = (
             "os.open('/proc/self/ns/net', os.O_RDONLY)",
             "os.listdir('/sys/fs/cgroup')",
         ),
+        marked=True,
     ),
     Family(
         "kernel calls",
@@ -210,6 +235,7 @@ FAMILIES = (
             "libc.syscall(56, 0x10000011, 0, 0, 0, 0)",
             "(0 if libc.syscall(425, 4, bytes(200)) >= 0 else 1)",
         ),
+        marked=True,
     ),
     Family(
         "links",
@@ -227,6 +253,7 @@ FAMILIES = (
             "FOLDER",
             "FOLDER + '/../..'",
         ),
+        marked=True,
     ),
     Family(
         "writing",
@@ -247,6 +274,7 @@ FAMILIES = (
             "'/home/x'",
             "'/var/spool/cron/root'",
         ),
+        marked=True,
     ),
     Family(
         "filling the disk",
@@ -260,7 +288,8 @@ FAMILIES = (
             "os.posix_fallocate(os.open('x', os.O_CREAT | os.O_RDWR), 0, 10**9); escaped('allocated')",
             "[os.symlink('a' * 4000, f's{i}') for i in range(10**5)]; escaped('links')",
         ),
-        "any",
+        "ended",
+        marked=True,
     ),
     Family(
         "reading",
@@ -283,6 +312,7 @@ FAMILIES = (
             "__import__('torch')",
             "os.open('/', os.O_TMPFILE | os.O_RDWR)",
         ),
+        marked=True,
     ),
     Family(
         "ignoring the end",
@@ -305,6 +335,7 @@ FAMILIES = (
             "['mount']",
             "['/bin/ls', '/']",
         ),
+        marked=True,
     ),
     Family(
         "raising limits",
@@ -317,6 +348,7 @@ FAMILIES = (
             "resource.RLIMIT_NOFILE",
             "resource.RLIMIT_CORE",
         ),
+        marked=True,
     ),
     Family(
         "odd ends",
@@ -350,11 +382,16 @@ FAMILIES = (
 )
 
 
-def programs(folder: str, canary: int, port: int) -> list[tuple[str, str, str]]:
-    """(name, code, how it must end) of all."""
+def programs(folder: str, canary: int, port: int) -> list[Program]:
+    """All of them."""
     head = HEAD.format(folder=folder, canary=canary, port=port)
     return [
-        (f"{family.name}: {choice}", head + family.code.replace("FILL", choice), family.why)
+        Program(
+            f"{family.name}: {choice}",
+            head + family.code.replace("FILL", choice) + (f"\nprint({MARK!r}, flush=True)" if family.marked else ""),
+            family.why,
+            family.marked,
+        )
         for family in FAMILIES
         for choice in family.choices
     ]

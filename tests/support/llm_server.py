@@ -66,6 +66,16 @@ class Server:
             content = b"<html>\xff\x00 it works!</html>"
         elif fault == "list":
             content = b"[1, 2]"
+        elif fault == "deep":
+            content = b"[" * 200_000
+        elif fault == "text for a message":
+            content = json.dumps({"choices": [{"message": "hi", "text": 3}]}).encode()
+        elif fault == "drip headers":
+            for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 80:
+                request.wfile.write(bytes([byte]))
+                request.wfile.flush()
+                time.sleep(0.05)
+            return
         elif fault == "empty":
             content = json.dumps({"choices": []}).encode()
         elif fault == "stall":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from etude.data.text import read_text
 from etude.errors import BadInput, one_of
 
 KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+WRITABLE = "what JSON can hold: finite numbers, text, lists, objects"
 Row = dict[str, Any]
 
 
@@ -48,10 +50,17 @@ def parse_row(
     def refuse(text: str) -> Any:
         raise BadInput(where, text, "numbers that are finite")
 
+    def finite(text: str) -> float:
+        return number if math.isfinite(number := float(text)) else refuse(text)
+
     try:
-        row = json.loads(line, object_pairs_hook=once, parse_constant=refuse)
+        row = json.loads(line, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
     except json.JSONDecodeError as error:
         raise BadInput(where, f"no JSON (character {error.pos + 1}: {error.msg})", "one JSON object a line") from None
+    except ValueError:  # of Python's own limit, `sys.get_int_max_str_digits`
+        raise BadInput(where, "a whole number of thousands of digits", "numbers that can be computed with") from None
+    except RecursionError:
+        raise BadInput(where, "lists or objects in each other, hundreds deep", "a JSON object of few levels") from None
     if not isinstance(row, dict):
         raise BadInput(where, f"{KINDS.get(type(row), type(row).__name__)}", "a JSON object")
     for field, kind in required.items():
@@ -73,6 +82,41 @@ def _fits(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
 
 
-def jsonl(rows: list[Row]) -> str:
-    """The rows as text. Raises ValueError for numbers that are not finite."""
-    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+def jsonl(rows: Sequence[Row], where: str = "rows") -> str:
+    """The rows as text. Raises BadInput naming `where`, the row (by its `id`, else its number) and the field that JSON cannot hold."""
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+            line.encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            name = f"id '{row['id']}'" if isinstance(row.get("id"), str) else f"row {number}"
+            place, found = unwritable(row) or ("", str(error))
+            raise BadInput(f"{where}, {name}, field '{place}'", found, WRITABLE) from None
+        lines.append(line)
+    return "".join(lines)
+
+
+def unwritable(value: Any, place: str = "") -> tuple[str, str] | None:
+    """(field, what stands there) of the first value inside `value` that a JSON text cannot hold; None where all of it can be written."""
+    if isinstance(value, Mapping):
+        inside = ((f"{place}.{key}" if place else str(key), item) for key, item in value.items())
+    elif isinstance(value, (list, tuple)):
+        inside = ((f"{place}[{i}]", item) for i, item in enumerate(value))
+    else:
+        return (place, found) if (found := _no_json(value)) else None
+    return next((wrong for at, item in inside if (wrong := unwritable(item, at))), None)
+
+
+def _no_json(value: Any) -> str:
+    """What is wrong with a single value, or nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"{ascii(value)[:80]}, half of a character"
+    elif value is not None and not isinstance(value, (bool, int, float)):
+        return f"{str(value)[:80]}, a {type(value).__name__}"
+    return ""

@@ -153,7 +153,7 @@ def held(path: Path, told: Mapping[str, Any], beside: Mapping[str, str], methods
             if resume and not path.exists():
                 raise BadInput(str(path), "no run", "a run to resume")
             folder.make()
-            lock = _lock(path)
+            lock = locked(path)
             folder.begin(resume)
         except OSError as error:
             raise BadInput(str(path), error.strerror or str(error), "a folder that can be written") from error
@@ -167,8 +167,11 @@ def held(path: Path, told: Mapping[str, Any], beside: Mapping[str, str], methods
             os.close(lock)
 
 
-def _lock(path: Path) -> int | None:
-    """Holds the folder against a second run at the same time; the system lets go however this process ends. None: no locks here."""
+def locked(path: Path) -> int | None:
+    """Holds the folder against a second run at the same time, until the handle is closed; the system lets go however this process ends.
+
+    None: no locks here. Raises BadInput where another holds it.
+    """
     try:
         import fcntl
     except ImportError:

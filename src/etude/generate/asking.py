@@ -10,8 +10,8 @@ import hashlib
 import http.client
 import json
 import random
+import socket
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -59,6 +59,8 @@ class Client:
         self.cache = cache_folder() / "answers" if cache is True else Path(cache) if cache else None
         self.asked = 0
         self._counting = threading.Lock()
+        self._mine = threading.local()  # of each thread, the deadline of its attempt
+        self._opener = urllib.request.build_opener(_Http(self._watch), _Https(self._watch))
 
     def ask_all(
         self, path: str, bodies: Sequence[Answer], check: Callable[[Answer], None], progress: Callable[[float], None] | None = None
@@ -88,13 +90,16 @@ class Client:
             pool.shutdown(wait=True, cancel_futures=True)
         return [under_way[key].result() for key in keys]
 
+    def _watch(self, sock: socket.socket) -> None:
+        self._mine.deadline.watch(sock)
+
     def _key_of(self, path: str, body: Answer) -> str:
         return hashlib.sha256(json.dumps([self.url, path, body], sort_keys=True).encode()).hexdigest()
 
     def _ask(self, path: str, body: Answer, key: str, check: Callable[[Answer], None], stop: threading.Event) -> Answer:
         place = None if self.cache is None else self.cache / key[:2] / f"{key}.json"
         if place is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: it is asked again
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none yet, or damaged: it is asked again
                 answer = json.loads(place.read_text())["answer"]
                 check(answer)
                 return answer
@@ -134,10 +139,22 @@ class Client:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers, method="POST")
-        deadline = time.monotonic() + self.timeout
+        with _Deadline(self.timeout) as deadline:
+            self._mine.deadline = deadline
+            try:
+                return self._answered(request, deadline, path)
+            except _Again:
+                if deadline.passed:  # whatever the cut connection looked like
+                    raise _Again(f"no whole answer in {self.timeout:g} s") from None
+                raise
+
+    def _answered(self, request: urllib.request.Request, deadline: _Deadline, path: str) -> Answer:
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                return _parsed(_read(response, deadline, self.timeout))
+            with self._opener.open(request, timeout=self.timeout) as response:
+                body = _read(response)
+            if deadline.passed:
+                raise _Again("cut off")
+            return _parsed(body)
         except urllib.error.HTTPError as error:
             with error:
                 said = _message(error)
@@ -147,21 +164,82 @@ class Client:
         except urllib.error.URLError as error:
             raise _Again(f"no connection ({getattr(error.reason, 'strerror', None) or error.reason})") from None
         except TimeoutError:
-            raise _Again(f"nothing for {self.timeout:g} s") from None
+            raise _Again(f"no whole answer in {self.timeout:g} s") from None
         except (OSError, http.client.HTTPException) as error:
             raise _Again(f"a broken connection ({type(error).__name__})") from None
 
 
-def _read(response: Any, deadline: float, timeout: float) -> bytes:
-    """The whole body, however slowly it drips, but not beyond the deadline."""
+class _Deadline:
+    """Cuts the connections of one attempt when its time is over, whatever drips: a socket's own time limit begins anew with every byte.
+
+    passed: whether they were cut.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.passed, self._sockets = False, []
+        self._lock, self._timer = threading.Lock(), threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def watch(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sockets.append(sock)
+            if self.passed:
+                _shut(sock)
+
+    def _cut(self) -> None:
+        with self._lock:
+            self.passed = True
+            for sock in self._sockets:
+                _shut(sock)
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # closed already
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below any TLS, whose own farewell would wait
+
+
+def _watched(kind: type[http.client.HTTPConnection], watch: Callable[[socket.socket], None]) -> Any:
+    class Watched(kind):
+        def connect(self) -> None:
+            super().connect()
+            watch(self.sock)
+
+    return Watched
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, watch: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self._kind = _watched(http.client.HTTPConnection, watch)
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(self._kind, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, watch: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self._kind = _watched(http.client.HTTPSConnection, watch)
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(self._kind, req)
+
+
+def _read(response: Any) -> bytes:
+    """The whole body."""
     parts, size = [], 0
     while part := response.read1(65536):
         parts.append(part)
         size += len(part)
         if size > LARGEST:
             raise _Again(f"more than {LARGEST >> 20} MiB")
-        if time.monotonic() > deadline:
-            raise _Again(f"no whole answer in {timeout:g} s")
     if response.length:  # what Content-Length promised and never came
         raise _Again("half an answer")
     return b"".join(parts)
@@ -170,7 +248,7 @@ def _read(response: Any, deadline: float, timeout: float) -> bytes:
 def _parsed(body: bytes) -> Answer:
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _Again(f"no JSON: {_short(body)}") from None
     if not isinstance(answer, dict):
         raise _Again(f"no JSON object: {_short(body)}")
@@ -180,7 +258,7 @@ def _parsed(body: bytes) -> Answer:
 def _message(error: urllib.error.HTTPError) -> str:
     with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
         body = error.read(4096)
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             return f": {_short(str(json.loads(body)['error']['message']).encode())}"
         return f": {_short(body)}" if body.strip() else ""
     return ""

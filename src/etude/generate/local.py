@@ -42,7 +42,8 @@ class LocalGenerator:
     tokenizer:  for text in and out; without one, prompts are ids and completions have no text.
     context:    most tokens that the model may read, by default its config's `context`; a completion that reaches it ends with "length".
     batch_size: most samples decoded together.
-    ledger:     charged under `category` with generated_tokens, prompt_tokens (read once a prompt and batch), samples, flops, seconds.
+    ledger:     charged under `category` with generated_tokens, prompt_tokens (each prompt once, though a prompt whose
+                samples fill several batches is read in each), samples, flops (of all that was read), seconds.
     progress:   called with the share of samples' tokens done, at most.
     The model is put into evaluation mode for the time of a call. Its weights may change between calls.
     """

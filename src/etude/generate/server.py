@@ -196,7 +196,11 @@ def _choice(answer: Answer) -> Answer:
 
 
 def _said(choice: Answer, chat: bool) -> Any:
-    return (choice.get("message") or {}).get("content") if chat else choice.get("text")
+    """The text, or whatever stands where it should."""
+    if not chat:
+        return choice.get("text")
+    message = choice.get("message")
+    return message.get("content") if isinstance(message, dict) else None
 
 
 def _logprobs(choice: Answer, chat: bool) -> list[float]:
@@ -204,7 +208,9 @@ def _logprobs(choice: Answer, chat: bool) -> list[float]:
     given = choice.get("logprobs")
     if not isinstance(given, dict):
         raise ValueError("no log-probabilities, which were declared")
-    values = [row.get("logprob") for row in given.get("content") or []] if chat else given.get("token_logprobs")
+    values = given.get("content" if chat else "token_logprobs")
+    if chat and isinstance(values, list):
+        values = [row.get("logprob") if isinstance(row, dict) else None for row in values]
     if not isinstance(values, list) or not all(isinstance(v, (int, float)) and v <= 0 for v in values):
         raise ValueError("log-probabilities that are none")
     return values
@@ -229,5 +235,6 @@ def _echoed(answer: Answer, start: int, where: str) -> np.ndarray:
 
 
 def _usage(answer: Answer, name: str) -> int:
-    value = (answer.get("usage") or {}).get(name)
+    usage = answer.get("usage")
+    value = usage.get(name) if isinstance(usage, dict) else None
     return value if isinstance(value, int) and value >= 0 else 0

@@ -41,6 +41,7 @@ def group_advantages(
     baseline: "none"; "batch", the mean of all; "group", the mean of the prompt's own (GRPO, arXiv 2402.03300, section 4.1.2);
     "leave-one-out", the mean of the prompt's others (RLOO, 2402.14740, section 2).
     The deviation is the sample's (divisor G - 1); the paper leaves it open. Dr. GRPO (2503.20783) is `by_std=False`.
+    Where a group's rewards are all equal there is no deviation to divide by: under "none" and "batch" the difference stays as it is.
     zero: the rollouts of groups whose rewards are all equal; under a baseline of the group they teach nothing, and their
     advantages are exactly 0. Raises BadInput for a group of another size, or a reward that is not finite.
     """
@@ -62,7 +63,9 @@ def group_advantages(
         # Rounding in the mean would leave a remainder, which the deviation, equally small, would blow up.
         centred = torch.where(equal, 0.0, centred)
     if by_std:
-        centred = centred / (rows.std(1, keepdim=True) + eps)
+        scaled = centred / (rows.std(1, keepdim=True) + eps)
+        # Over eps alone a reward would be a million.
+        centred = torch.where(equal, centred, scaled)
     return centred.flatten()[back].to(rewards.dtype), equal.flatten()[back]
 
 

@@ -5,27 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from etude.data.tasks.judging import reward_of
 from etude.engine.protocols import Environment, Problem, Task, Turn
 from etude.errors import BadInput
-
-
-def reward_of(value: Any) -> float:
-    """What a verifier or an environment gave, as a number. Raises TypeError for a text or None, ValueError for NaN or infinity."""
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"returned {value!r}, a {type(value).__name__}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"returned {str(value)[:100]}, a {type(value).__name__}") from None
-    if not math.isfinite(number):
-        raise ValueError(f"returned {number}")
-    return number
 
 
 class SingleTurn:

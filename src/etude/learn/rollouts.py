@@ -13,18 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from etude.data.tasks.judging import Failure, VerifierFailed, check_failures, reward_of
 from etude.data.tokenizers import Tokenizer
 from etude.engine.protocols import Environment, Generator, Problem, Sampling
 from etude.engine.streams import derive
 from etude.errors import BadInput
-from etude.learn.problems import ProblemPool, reward_of
+from etude.learn.problems import ProblemPool
 from etude.learn.rows import Row
 
 Shaping = Callable[[int, str, float], float]  # (tokens of all responses, how the last finished, the reward so far) -> added to it
-
-
-class VerifierFailed(RuntimeError):
-    """An environment or verifier raised, or gave no finite number. The candidate is in the log of rollouts."""
 
 
 @dataclass(slots=True)
@@ -105,8 +102,7 @@ class Collector:
         shaping: Sequence[Shaping] = (),
         failures: str = "stop",
     ) -> None:
-        if failures not in ("stop", "zero"):
-            raise BadInput("failures", f"'{failures}'", "stop or zero")
+        check_failures(failures)
         if not sampling.temperature > 0:
             raise BadInput("sampling.temperature", repr(sampling.temperature), "a number > 0: greedy responses do not differ")
         if max_turns < 1:
@@ -228,5 +224,5 @@ class Collector:
         """Raises VerifierFailed for the first failed rollout unless failures count as 0; called once they are logged."""
         for rollout in rollouts:
             if rollout.error and self.failures == "stop":
-                problem = self.problem_of(rollout)
-                raise VerifierFailed(f"the verifier of problem {problem.id} failed on sample {rollout.sample}: {rollout.error}")
+                where = f"verifier of problem {self.problem_of(rollout).id}, sample {rollout.sample}"
+                raise VerifierFailed(Failure(where, rollout.texts[-1], rollout.error))

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from torch import nn
 
+from etude.data.tasks.judging import Failure, VerifierFailed, check_failures, reward_of, said
 from etude.engine.protocols import Generator, Metrics, Sampling
 from etude.errors import BadInput
-from etude.learn.problems import ProblemPool, reward_of
-from etude.learn.rollouts import VerifierFailed
+from etude.learn.problems import ProblemPool
 
 
 class Success:
@@ -35,8 +35,7 @@ class Success:
         measures: Mapping[str, Callable[[str], float]] | None = None,
         failures: str = "stop",
     ) -> None:
-        if failures not in ("stop", "zero"):
-            raise BadInput("failures", f"'{failures}'", "stop or zero")
+        check_failures(failures)
         if samples < 1:
             raise BadInput("samples", repr(samples), "a whole number >= 1")
         self.make_generator, self.pool, self.encode, self.sampling = generator, pool, encode, sampling
@@ -61,8 +60,8 @@ class Success:
                 except Exception as error:
                     failed += 1
                     if self.failures == "stop":
-                        where = f"the verifier of problem {self.pool[number].id} failed on the response {response.text[:200]!r}"
-                        raise VerifierFailed(f"{where}: {type(error).__name__}: {error}") from error
+                        where = f"verifier of problem {self.pool[number].id}, sample {sample}"
+                        raise VerifierFailed(Failure(where, response.text, said(error))) from error
         found["solved"] = (found["reward"] >= self.full).astype(float)
         parts = {name: self.pool.domains == k for k, name in enumerate(self.pool.domain_names)}
         by_domain = {f"{what}/{name}": float(found[what][own].mean()) for what in ("solved", *self.measures) for name, own in parts.items()}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.data.jsonl import Row, jsonl, parse_row
+from etude.data.jsonl import WRITABLE, Row, jsonl, parse_row, unwritable
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput
 
@@ -29,8 +29,13 @@ class Journal:
     def _read(self) -> None:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        for number, line in enumerate(data[:whole].decode(errors="replace").split("\n")[:-1], start=1):
-            self._take(parse_row(line, f"{self.path}, line {number}", self.required), f"{self.path}, line {number}")
+        for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
+            where = f"{self.path}, line {number}"
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                raise BadInput(where, f"byte {error.start + 1} that is no UTF-8", "the line as it was written") from None
+            self._take(parse_row(text, where, self.required), where)
         if whole < len(data):
             with self.path.open("r+b") as file:
                 file.truncate(whole)
@@ -42,8 +47,9 @@ class Journal:
         self.rows[row[self.key]] = row
 
     def append(self, row: Row) -> None:
-        """Adds one line, on disk when this returns. Raises BadInput for a line that lacks a field or was there before."""
-        text = jsonl([row])
+        """Adds one line, on disk when this returns. Raises BadInput for a line that lacks a field or was there before, and for a value
+        that JSON cannot hold (its field named)."""
+        text = jsonl([row], str(self.path))
         self._take(parse_row(text, f"{self.path}, line {len(self.rows) + 1}", self.required), f"{self.path}, line {len(self.rows) + 1}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
@@ -56,21 +62,22 @@ class Journal:
         kept = {name: row for name, row in self.rows.items() if wanted(row)}
         if len(kept) < len(self.rows):
             self.rows = kept
-            write_atomic(self.path, jsonl(list(kept.values())))
+            write_atomic(self.path, jsonl(list(kept.values()), str(self.path)))
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    """Raises BadInput naming the file and the field where a value is one that JSON cannot hold, NaN among them."""
+    try:
+        data = (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        field, found = unwritable(value) or ("", str(error))
+        raise BadInput(f"{path}, field '{field}'", found, WRITABLE) from None
+    write_atomic(path, data)
 
 
 def read_json(path: Path) -> Any:
     """Raises BadInput where the file is no JSON."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(str(path), f"unreadable content ({error})", "JSON, as a loop has written it") from None
-
-
-def chunks(rows: Sequence[Row], size: int) -> list[list[Row]]:
-    """Consecutive batches of `size` rows, the last one smaller."""
-    return [list(rows[at : at + size]) for at in range(0, len(rows), size)]

@@ -36,11 +36,17 @@ def run_rounds(step: Step, state: State, num_rounds: int, *, folder: Path | None
         state, reports = saved["state"], saved["reports"]
         if len(reports) > num_rounds:
             raise BadInput(str(kept), f"{len(reports)} rounds", f"at most the {num_rounds} asked for")
+        _tell(kept, reports)  # a kill may have come between the last round's checkpoint and its line
     for number in range(len(reports) + 1, num_rounds + 1):
         state, report = step(number, state)
         reports = [*reports, report]
-        if folder is not None and kept is not None:
+        if kept is not None:
             checkpoint.save(kept, number, {"identity": identity, "state": state, "reports": reports}, keep=num_rounds)
-            lines = (json.dumps({"round": i, **r}) for i, r in enumerate(reports, start=1))
-            checkpoint.write_atomic(folder / "rounds.jsonl", "".join(line + "\n" for line in lines))
+            _tell(kept, reports)
     return state, reports
+
+
+def _tell(kept: Path, reports: list[Report]) -> None:
+    """Writes the reports as readable lines beside the checkpoints."""
+    lines = (json.dumps({"round": i, **r}) for i, r in enumerate(reports, start=1))
+    checkpoint.write_atomic(kept.parent / "rounds.jsonl", "".join(line + "\n" for line in lines))

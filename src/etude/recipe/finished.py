@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Finished:
     """A language model read back. context: most tokens it was trained to read. stop_tokens: ids that its completions end with.
 
     recipe, facts, ledger, step: of the run; None, nothing and 0 for a transformers folder that no run has made.
+    passed_over: a line for each newer checkpoint that is damaged.
     """
 
     path: Path
@@ -43,11 +45,13 @@ class Finished:
     facts: dict[str, Any] | None = None
     ledger: Ledger | None = None
     step: int = 0
+    passed_over: tuple[str, ...] = ()
 
 
 def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *, device: str = "auto") -> Finished:
     """The newest good checkpoint of a run's folder, or a transformers folder, as a language model to generate with.
 
+    Newer checkpoints that are damaged are passed over, and named on stderr and in `passed_over`.
     Raises BadInput for a folder that is neither, holds no good checkpoint, or a model of something else than language.
     """
     path, where = Path(folder), str(folder)
@@ -65,7 +69,10 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
         raise BadInput(where, f"files that cannot be read ({error})", "the folder of a run") from error
     if not isinstance(recipe.data, TextData | RowsData | TaskData):
         raise BadInput(where, "a model of images or a table", "a language model")
-    state = checkpoint.load(checkpoint.latest(path / "checkpoints")[0])
+    newest, passed_over = checkpoint.latest(path / "checkpoints")
+    for line in passed_over:  # said wherever a run is read back: the model is an older one than its user thinks
+        print(f"passed over {line}; read {newest.name}", file=sys.stderr)
+    state = checkpoint.load(newest)
     material = Material(
         source=None, objective=CausalLM(), evaluators={}, facts=facts, vocab=facts["vocab"], context=recipe.data.context,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -81,4 +88,5 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
     return Finished(
         path=path, model=model.to(pick_device(device)), tokenizer=tokenizer, context=context, stop_tokens=getattr(model, "end_tokens", ()),
         recipe=recipe, facts=facts, ledger=Ledger.from_dict(state["ledger"]), step=state["step"],
+        passed_over=tuple(passed_over),
     )  # fmt: skip

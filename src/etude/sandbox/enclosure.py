@@ -81,9 +81,19 @@ class NotIsolated(Exception):
 def _base() -> str:
     """An empty folder over which each run mounts its root, in a mount namespace of its own."""
     owner = os.getpid()
+    _sweep()
     folder = tempfile.mkdtemp(prefix=f"etude-sandbox-{owner}-")
     atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
     return folder
+
+
+def _sweep() -> None:
+    """Removes the folders that killed callers of this user left behind. They are empty: what was mounted over them went with its run."""
+    for old in Path(tempfile.gettempdir()).glob("etude-sandbox-*-*"):
+        pid = old.name.split("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(OSError):
+                old.rmdir()
 
 
 @cache

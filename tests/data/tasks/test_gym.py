@@ -1,3 +1,4 @@
+import re
 import sys
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ from etude.data.tasks import task
 from etude.errors import BadInput
 
 pytest.importorskip("reasoning_gym", reason="the extra 'tasks' is not installed", exc_type=ImportError)
-from etude.data.tasks.gym import FORMULAS, LISTS, GymTask, _harmless, names
+from etude.data.tasks.gym import FORMULAS, FUNCTIONS, LISTS, GymTask, _harmless, names
 
 EIGHT = (
     "countdown", "sudoku", "arc_1d", "geometry", "color_cube_rotation", "list_functions", "zebra_puzzles", "self_reference",
@@ -85,6 +86,27 @@ def test_responses_are_never_evaluated(tmp_path):
             assert _harmless(name, p.answer.strip()), p.answer
             assert found.verify(p, p.answer) == 1.0
     assert not file.exists()
+
+
+TOWER = "(((9**99+0)**99+0)**99+0)**99"
+
+
+@pytest.mark.parametrize("name", sorted(FORMULAS))
+def test_a_short_formula_that_would_grow_without_end_is_not_computed(name):
+    found = GymTask(name)
+    p = found.problem(0, 0, 0)
+    for text in (
+        TOWER, f"({TOWER}+0)**99", f"x + {TOWER}", "2**(2+99*99*99*99)", "2**(9*99*99*99*99)", "(a+b+c+d+f+g)**99", "99**99*" * 9 + "1",
+        "(x+1)*" * 12 + "x", "exp(exp(exp(99)))", "x**y", "x" + "**9" * 9, "(" * 900, "9" + "**x" * 200, "1e9**9**9", "-" * 999 + "x",
+    ):  # fmt: skip
+        assert found.verify(p, text) == 0.0
+        assert not _harmless(name, text), text
+    for i in range(12):
+        answer = found.problem(1, i, 0).answer.strip()
+        others = set(re.findall("[A-Za-z]{2,}", answer)) - FUNCTIONS  # taken as they stand, never computed
+        assert _harmless(name, answer) == (not others), answer
+    for text in ("(x+1)**3/2 - 4*x**(1/2) + C", "-x**-2*sin(2*x)", "x**0.5*exp(-x)/3"):
+        assert _harmless(name, text), text
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):

@@ -1,9 +1,10 @@
 import json
+import pickle
 
 import pytest
 
 from etude.data.tasks import task
-from etude.data.tasks.judging import BadVerifier, Judge
+from etude.data.tasks.judging import Judge, VerifierFailed
 from etude.data.tasks.problems import FileTask, read_problems, write_problems
 from etude.engine.protocols import Problem
 from etude.errors import BadInput
@@ -25,25 +26,28 @@ class Odd:
 
 
 @pytest.mark.parametrize(
-    ("gives", "said"),
+    ("gives", "what"),
     [
-        (ZeroDivisionError("by zero"), "raised ZeroDivisionError: by zero"), (float("nan"), "returned nan"), (float("inf"), "returned inf"),
-        (None, "returned 'None', a NoneType"), ("1", "returned '1', a str"), (True, "returned 'True', a bool"), (1.5, "returned 1.5"),
-        (-0.1, "returned -0.1"),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"), (float("nan"), "ValueError: returned nan"),
+        (float("inf"), "ValueError: returned inf"), (None, "TypeError: returned None, a NoneType"), ("1", "TypeError: returned '1', a str"),
+        (1.5, "ValueError: returned 1.5"), (-0.1, "ValueError: returned -0.1"),
     ],
 )  # fmt: skip
-def test_a_verifier_that_fails_is_named_and_its_text_kept(gives, said):
+def test_a_verifier_that_fails_is_named_and_its_text_kept(gives, what):
     found = Odd(gives)
     p = found.problem(0, 0, 1)
     with pytest.raises(
-        BadVerifier, match=r"verifier of odd, problem odd/1: found .* on the response 'my answer', expected a number"
+        VerifierFailed, match=r"verifier of odd, problem odd/1: found .* on the response 'my answer', expected a number"
     ) as caught:
         Judge(found)(p, "my answer")
-    assert caught.value.failure.response == "my answer"
-    assert said in str(caught.value)
-    counting = Judge(found, on_failure="count")
+    again = pickle.loads(pickle.dumps(caught.value))  # as it comes from another process
+    assert (again.failure.response, str(again)) == ("my answer", str(caught.value))
+    assert what in str(caught.value)
+    counting = Judge(found, failures="zero")
     assert [j.score for j in counting.group(p, ["a", "b"])] == [0.0, 0.0]
-    assert [(f.problem, f.response, f.what) for f in counting.failures] == [("odd/1", "a", said), ("odd/1", "b", said)]
+    assert [(f.where, f.response, f.what) for f in counting.failed] == [
+        ("verifier of odd, problem odd/1", "a", what), ("verifier of odd, problem odd/1", "b", what),
+    ]  # fmt: skip
 
 
 def test_a_good_verifier_is_left_alone():
@@ -51,9 +55,10 @@ def test_a_good_verifier_is_left_alone():
     p = found.problem(0, 0, 2)
     judge = Judge(found)
     assert [j.score for j in judge.group(p, [p.answer, "x"])] == [1.0, 0.0]
-    assert judge.failures == []
-    with pytest.raises(BadInput, match="judge, on_failure: found 'stopp', expected a known name; did you mean 'stop'"):
-        Judge(found, on_failure="stopp")
+    assert judge.failed == []
+    assert Judge(Odd(True))(p, "as good as a number").score == 1.0
+    with pytest.raises(BadInput, match="failures: found 'stopp', expected stop or zero"):
+        Judge(found, failures="stopp")
 
 
 def test_problems_go_to_a_file_and_come_back(tmp_path):

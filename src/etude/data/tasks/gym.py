@@ -13,6 +13,7 @@ Difficulty 0 is the package's default configuration, n > 0 level n - 1 of its cu
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from math import ceil, comb
 from typing import Any
 
 from etude.data.tasks.expressions import NotAnExpression, evaluate
@@ -40,6 +42,8 @@ EXACT = frozenset({
 """have one answer, but scorers that give the full mark for text around or near it: here only the answer itself is right"""
 SHAPES = {"kakurasu": r"[01\s]+", "quantum_lock": r"[A-Ca-c](?:\s*→\s*[A-Ca-c])*"}
 """have several answers, and scorers that pass over what is not of this form"""
+MOST_DIGITS, MOST_TERMS = 1000, 500
+"""What a formula may come to when it is multiplied out, by an upper bound; beyond it the scorer would hang."""
 FUNCTIONS = frozenset({"sin", "cos", "tan", "exp", "log", "sqrt"})
 
 
@@ -193,9 +197,61 @@ def _harmless(dataset: str, answer: str) -> bool:
             return False
         if re.search(r"(?<![A-Za-z])[A-Z]\s*\(|[0-9]{12}", answer):  # a name of sympy's called; enormous numbers
             return False
-        powers = re.findall(r"(?:\*\*|\^)\s*(\(?)\s*-?\s*([0-9A-Za-z]+)", answer)
-        return all(p.isdigit() and len(p) < 3 for _, p in powers) and not re.search(r"(?:\*\*|\^)[^+\-*/^]*(?:\*\*|\^)", answer)
+        return _bounded(answer)
     return True
+
+
+def _bounded(formula: str) -> bool:
+    """Whether a formula, multiplied out, stays within MOST_DIGITS and MOST_TERMS."""
+    try:
+        digits, terms = _size(ast.parse(formula.strip().replace("^", "**"), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return digits <= MOST_DIGITS and terms <= MOST_TERMS
+
+
+def _size(node: ast.AST, functions: int = 0) -> tuple[int, int]:
+    """Upper bounds of a formula multiplied out: digits of its largest number, number of its terms. functions: that it stands in.
+
+    Raises ValueError for what is no formula, for what is too large already, and for a power that is not of plain numbers.
+    """
+    match node:
+        case ast.Constant(value=int() as value) if not isinstance(value, bool):
+            size = len(str(value)), 1
+        case ast.Constant(value=float()):
+            size = 20, 1
+        case ast.Name():
+            size = 1, 1
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=inside):
+            return _size(inside, functions)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
+            (d, t), (e, u) = _size(left, functions), _size(right, functions)
+            size = max(d, e) + 1, t + u
+        case ast.BinOp(left=left, op=ast.Mult() | ast.Div(), right=right):
+            (d, t), (e, u) = _size(left, functions), _size(right, functions)
+            size = d + e, t * u
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            (d, t), power = _size(left, functions), _power(right)
+            size = power * (d + len(str(t))), comb(power + t - 1, power)
+        case ast.Call(func=ast.Name(id=name), args=[inside], keywords=[]) if name in FUNCTIONS and functions < 2:
+            return _size(inside, functions + 1)
+        case _:
+            raise ValueError("no formula")
+    if size[0] > MOST_DIGITS or size[1] > MOST_TERMS:
+        raise ValueError("too large")
+    return size
+
+
+def _power(node: ast.AST) -> int:
+    """The size of an exponent, rounded up: a number below 100, with a sign or a divisor at most."""
+    match node:
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=inside):
+            return _power(inside)
+        case ast.BinOp(left=left, op=ast.Div(), right=ast.Constant(value=int())):
+            return _power(left)
+        case ast.Constant(value=int() | float() as value) if 0 <= value < 100:
+            return ceil(value)
+    raise ValueError("no plain exponent")
 
 
 def _reaches(answer: str, metadata: Mapping[str, Any], dataset: str) -> bool:
