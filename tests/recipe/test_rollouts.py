@@ -18,6 +18,7 @@ from etude.learn.rollouts import VerifierFailed
 from etude.papers.loading import load_methods, load_models
 from etude.recipe.build import build
 from etude.recipe.config import dump, load, parse
+from etude.recipe.export import export_run
 from etude.recipe.finished import finished
 from etude.recipe.train import train_recipe
 from etude.recipe.verifiers import verifier_of
@@ -190,12 +191,9 @@ def test_a_task_on_a_pretrained_model_and_on_one_of_bytes(place):
     facts = json.loads(trainer.beside["data.json"])
     assert facts["task"]["problems"]["2"] > facts["task"]["problems"]["1"]  # most sums of two digits are held out, too
     assert facts["held_out_samples"] == 64
-    train(
-        "objective.verifier=./score.py:of_task",
-        "data.problems=64",
-        "budget.steps=1",
-        "data.held_out_problems=2",
-    )
+    train("objective.verifier=./score.py:of_task", "data.problems=64", "budget.steps=1", "data.held_out_problems=2")
+    assert export_run("out", place / "hf", resolve=load_methods)["tokenizer"]
+    assert "| problems of the task addition | made from the run's seed | " in (place / "hf" / "README.md").read_text()
     (place / "r.toml").write_text(OWN)
     result = train("data.problems=64", "data.held_out_problems=2", 'rollouts.stop=["\\n"]', "run.folder=own")
     assert result["ledger"]["generate"]["generated_tokens"] > 0

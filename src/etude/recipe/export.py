@@ -220,7 +220,8 @@ def _sources(recipe: Recipe, facts: dict[str, Any]) -> list[tuple[str, str, dict
         told = facts["rows"]
         return [(f"{told['name']} ({told['rows']:,} rows, {told['kind']})", NOT_STATED, told)]
     if isinstance(recipe.data, TaskData):
-        return []  # problems are made from the recipe's seed; nothing is read
+        told = facts["task"]
+        return [(f"problems of the task {told['name']}", "made from the run's seed", told)]
     assert isinstance(recipe.data, TextData)
     sources = recipe.data.domains or {"": recipe.data}
     found = []

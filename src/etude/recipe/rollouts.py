@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +192,13 @@ def _of_task(
     training = task_problems(task, asker, seed=seed, difficulties=levels, count=data.problems, chat=data.chat, without=asked)
     for some in (*held.values(), *training.values()):
         fitting(some, asker.tokenizer, room, "error", why)
-    facts["task"] = {"name": task.name, "difficulties": list(levels), "problems": {str(k): len(v) for k, v in training.items()}}
+    asked_of = [problem for some in training.values() for problem in some]
+    facts["task"] = {
+        "name": task.name, "difficulties": list(levels), "problems": {str(k): len(v) for k, v in training.items()},
+        # Another release of a task's package may draw other problems of the same seed.
+        "sha256": hashlib.sha256(json.dumps([[p.prompt, p.answer] for p in asked_of]).encode()).hexdigest(),
+        "tokens": sum(len(asker.tokenizer.encode(p.prompt)) for p in asked_of),
+    }  # fmt: skip
     return task_pool(task, training, verifier), task_pool(task, held, verifier)
 
 
