@@ -140,19 +140,48 @@ def test_made_once_and_again_when_anything_changes(tmp_path, qwen):
     assert len(list(folder.iterdir())) == 4
 
 
-class Late:
-    """A template that marks the last turn, as some do with reasoning."""
+class Thoughtful:
+    """A template that keeps thoughts in the last turn alone, as Qwen3's does; `named`: asks for the assistant in other words."""
 
-    name, text = "late", ""
+    name, text = "thoughtful", ""
+
+    def __init__(self, named=False):
+        self.named = named
 
     def render(self, messages, *, ask=False, tools=None):
-        turns = [f"[{m['role']}{'!' * (m is messages[-1])}]{m['content']}" for m in messages]
-        return "".join(turns) + "[assistant!]" * ask
+        turns = [
+            f"[{m['role']}]" + f"<{m.get('thought', '')}>" * (m["role"] == "assistant" and m is messages[-1]) + f"{m['content']};\n"
+            for m in messages
+        ]
+        return "".join(turns) + ("[me]" if self.named else "[assistant]") * ask
+
+
+LONG = [
+    {"role": "user", "content": "one"}, {"role": "assistant", "content": "A", "thought": "a"}, {"role": "user", "content": "two"},
+    {"role": "assistant", "content": "B", "thought": "b"}, {"role": "user", "content": "left"},
+]  # fmt: skip
+
+
+def test_a_template_that_rewrites_earlier_turns_makes_a_sample_of_each(tmp_path):
+    texts = rendered(Said([], LONG), Thoughtful(), "x")
+    learnt = [[text.text[a:b] for a, b in text.spans] for text in texts]
+    assert learnt == [["<a>A;"], ["<b>B;"]]
+    for text, turn in zip(texts, (1, 3), strict=True):  # each after just what the model reads when it is asked
+        assert text.text[: text.spans[0][0]] == Thoughtful().render(LONG[:turn], ask=True)
+    # Of a completion, the prompt's turns are only read.
+    (only,) = rendered(Said(LONG[:3], LONG[3:4]), Thoughtful(), "x")
+    assert [only.text[a:b] for a, b in only.spans] == ["<b>B;"]
+    store = stored(written(tmp_path, [{"messages": LONG}, {"messages": LONG[:2]}]), Bytes(), template=Thoughtful())
+    assert (len(store), store.num_lines, store.lines.tolist()) == (3, 2, [1, 1, 2])
+    assert bytes(store.tokens[store.said]) == b"<a>A;<b>B;<a>A;"
+    pair = {"prompt": LONG[:1], "chosen": LONG[1:4], "rejected": LONG[1:2]}
+    with pytest.raises(BadInput, match="line 1: found an answer of several turns, which the chat template writes differently"):
+        stored(written(tmp_path, [pair]), Bytes(), template=Thoughtful())
 
 
 def test_templates_that_cannot_be_used(tmp_path, qwen):
-    with pytest.raises(BadInput, match="x: found a chat template of late that writes turn 3 differently once more follows"):
-        rendered(Said([], CONVERSATIONS[1]), Late(), "x")
+    with pytest.raises(BadInput, match="x: found a chat template of thoughtful whose turn 2 does not begin as it is asked for"):
+        rendered(Said([], LONG), Thoughtful(named=True), "x")
     with pytest.raises(BadInput, match="x: found messages, expected a tokenizer with a chat template"):
         rendered(Said([], CONVERSATIONS[1]), None, "x")
     inner = transformers.AutoTokenizer.from_pretrained(qwen)

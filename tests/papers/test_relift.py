@@ -16,6 +16,7 @@ from etude.engine.ledger import Budget
 from etude.engine.optim import AdamW, Alternating
 from etude.engine.protocols import Method, Sampling
 from etude.engine.schedule import Constant
+from etude.engine.streams import numpy_rng
 from etude.engine.trainer import Interrupted, Trainer
 from etude.errors import BadInput
 from etude.evidence.claims import check
@@ -225,6 +226,20 @@ def test_questions_are_of_their_kind_and_the_tests_are_nobody_elses():
                 assert len(p.answer) + 1 <= settings.max_tokens
             assert len({p.prompt for p in drawn}) == 40
     assert not asked[True] & asked[False]
+
+
+def test_the_base_is_taught_slips_of_one_sign():
+    settings = replace(TINY, base_copies=3, base_beyond=0.1, base_slips=0.5)
+    taught, clean = (text.base_rows(s, 1) for s in (settings, replace(settings, base_slips=0.0)))
+    assert [prompt for prompt, _ in taught] == [prompt for prompt, _ in clean]
+    assert len(taught) == 3 * settings.base_questions
+    changed = [(answer, right) for (_, answer), (_, right) in zip(taught, clean, strict=True) if answer != right]
+    assert len(changed) / len(taught) == pytest.approx(0.5, abs=0.1)
+    for answer, right in changed:
+        assert [(a in "+-*", b in "+-*") for a, b in zip(answer, right, strict=True) if a != b] == [(True, True)]
+    problem = next(iter(text.problems("sums", settings, 1, "base")))
+    slipped = text.slip("sums", problem, settings, numpy_rng(0, "x"))
+    assert text.family("+-", settings.largest, settings.target).verify(problem, slipped) == 0
 
 
 # --- arms -------------------------------------------------------------------------------------------------------------

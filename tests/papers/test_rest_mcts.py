@@ -375,6 +375,37 @@ def test_claims_have_their_metrics_and_arms(outcomes):
             assert curve in outcomes[name].curves if curve else claim.metric in outcomes[name].metrics
 
 
+def test_the_first_value_model_begins_as_the_base():
+    settings = replace(TINY, operations=(1,), first_value_updates=2)
+    base = text.base_model(settings, 3)
+    one = text.first_value(base, settings, 3).model.body
+    body = text.grow_depth(base.model, 2 * settings.depth, "zero", seed=derive(3, "value model"))[0]
+    moved = [float((a - b).detach().abs().max()) for a, b in zip(one.parameters(), body.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.1
+
+
+def test_the_solutions_that_the_value_model_is_taught_from_are_shown_to_an_arm_without_values():
+    settings = replace(TINY, value_questions=5)
+    bench = arms.Bench(Job(study="rest-mcts", arm="x", scale="smoke", seed=5, settings=settings), valued=False)
+    steps = arms.self_training(bench, arms.self_consistency, valued=False, preference=False, written=True)
+    items = list(text.value_problems(settings, 5).values())
+    for problem, (prompt, solution) in zip(items, steps.written, strict=True):
+        assert text.TOKENIZER.decode(prompt) == problem.prompt
+        assert text.TOKENIZER.decode(solution[:-1]) == text.TASK.solution(problem)
+        assert solution[-1] == text.END
+    assert not {text.chain_of(p) for p in items} & {text.chain_of(p) for p in bench.test.problems.values()}
+    assert not arms.self_training(bench, arms.self_consistency, valued=False, preference=False).written
+
+
+def test_written_solutions_teach_where_nothing_right_was_found(tmp_path):
+    written = [(np.array([1, 2, 3]), np.array([4, 5]))]
+    loop = steps(right=lambda name, solution: False, written=written)
+    before = begun(loop)
+    after, (report,) = run_loop(loop, before, 1, tmp_path)
+    assert report["traces"] == 0
+    assert any(not torch.equal(before["policy"][name], after["policy"][name]) for name in before["policy"])
+
+
 def test_the_first_value_model_learns_what_was_inferred():
     settings = replace(TINY, operations=(1,), value_questions=40, first_value_updates=1, base_updates=200, demonstrations=400)
     base = text.base_model(settings, 3)

@@ -2,18 +2,27 @@
 
 import re
 import shlex
+import tomllib
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import etude
 from etude.cli import main
 from etude.generate.pretrained import pretrained
+from etude.recipe.config import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
-MAKE, READ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-(COMMANDS,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+MAKE, READ, THIN, SCORE, ADAPT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS, WITH_LORA, PAID = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+(MEASURED,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks so
 def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(MAKE, {})
@@ -28,6 +37,40 @@ def test_the_page(tmp_path, monkeypatch, capsys):
         pretrained("trained"), etude.rows("verses.jsonl", tokenizer="trained", context=256), budget=etude.Budget(steps=1), quiet=True
     )
     assert ours.steps == 1
+    for line in WITH_LORA.strip().splitlines():
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "adapter").glob("adapter_*"))) == 2
+    if find_spec("peft") is not None:
+        exec(THIN, {})
+    Path("score.py").write_text(SCORE)
+    for line in PAID.strip().splitlines():
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert "[[...]]" in capsys.readouterr().out
+    assert len(Path("runs/verses-grpo/rollouts.jsonl").read_text().splitlines()) >= 64
+    recipe = Path("verses.toml").read_text()
+    Path("measured.toml").write_text(
+        re.sub(
+            r"\[evaluate\].*?(?=\n\[)", MEASURED.replace(', "lm_eval:own_task"', "").split("[evaluate.lm_eval]")[0], recipe, flags=re.DOTALL
+        )
+    )
+    assert main(["train", "measured.toml", "budget.samples=8", "run.folder=measured"]) == 0, capsys.readouterr().err
+    assert "verifier solved" in capsys.readouterr().out
+    parse(tomllib.loads(recipe) | tomllib.loads(MEASURED))
+
+
+def test_the_trainer_that_one_has(tmp_path, monkeypatch):
+    for package in ("accelerate", "datasets", "trl"):
+        pytest.importorskip(package, reason="the page's last example needs trl")
+    monkeypatch.chdir(tmp_path)
+    exec(MAKE, {})
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # TRL's own
+        exec(ADAPT, names)
+    trainer = names["trainer"]
+    assert trainer.state.global_step == 8
+    assert trainer._etude.run.step == 8
+    assert (tmp_path / "adapted" / "checkpoint-8" / "etude").is_dir()
 
 
 def test_it_can_be_found():

@@ -193,3 +193,26 @@ def test_init_writes_a_recipe_that_runs_and_shows_what_is_learnt(place, kind, ca
     )["steps"] in (1, 2, 3, 4)
     assert main(["init", "--model", "qwen", "--data", "r.jsonl", "--out", "mine.toml"]) == 2
     assert "error: mine.toml: found a file that is there already" in capsys.readouterr().err
+
+
+THOUGHTFUL = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>{{ m.thought }}</think>{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_conversations_under_a_template_that_rewrites_earlier_turns(place, tmp_path_factory):
+    folder = chat_folder(tmp_path_factory.mktemp("thoughtful") / "qwen", THOUGHTFUL)
+    with open("r.jsonl", "w") as out:
+        for i in range(12):
+            turns = [("user", f"{i}?"), ("assistant", "lazy"), ("user", "more"), ("assistant", "dog")]
+            told = [{"role": r, "content": c} | ({"thought": f"t{k}"} if r == "assistant" else {}) for k, (r, c) in enumerate(turns)]
+            out.write(json.dumps({"messages": told}) + "\n")
+    result = train(f"model.pretrained={folder}", "data.context=100", "data.held_out=0.25")
+    facts = json.loads((place / "out" / "data.json").read_text())
+    assert (facts["rows"]["rows"], facts["samples"], facts["held_out_samples"]) == (12, 18, 6)  # both turns of a row on one side
+    assert result["steps"] == 3
+    source = etude.rows("r.jsonl", tokenizer=folder, context=100)
+    data = source.get(np.array([1]))
+    learnt = data["tokens"][:, 1:][data["loss_mask"]]
+    assert transformers.AutoTokenizer.from_pretrained(folder).decode(learnt) == "<think>t3</think>dog<|im_end|>"

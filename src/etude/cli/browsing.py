@@ -12,6 +12,8 @@ from etude.errors import BadInput, one_of
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 """The --json option of every door that has results."""
+Offline = Annotated[bool, typer.Option("--offline", help="Ask nothing of the Hub; use what its cache holds.")]
+"""The --offline option of every door that may read a model of the Hub."""
 
 
 WIDE = 120

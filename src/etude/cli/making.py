@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from etude.cli.browsing import Json
+from etude.cli.browsing import Json, Offline
 from etude.cli.output import console, print_json
 
 
@@ -29,15 +29,22 @@ def add(app: typer.Typer) -> None:
 
 def init(
     model: Annotated[str, typer.Option("--model", metavar="M", help="A transformers folder, or an id of the Hub.")],
-    data: Annotated[str, typer.Option("--data", metavar="D", help="JSONL, Parquet, or a folder that `datasets` saved.")],
+    data: Annotated[str | None, typer.Option("--data", metavar="D", help="JSONL, Parquet, or a folder that `datasets` saved.")] = None,
+    verifier: Annotated[
+        str | None, typer.Option("--verifier", metavar="V", help="./my_verifier.py:score, which pays the model's answers (GRPO).")
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", metavar="T", help="A named task instead of rows (GRPO): countdown ...")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = Path("recipe.toml"),
     revision: Annotated[str | None, typer.Option("--revision", metavar="R", help="Of the Hub: a branch, tag or commit.")] = None,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Write a first recipe for your model and your rows, and show three of them with what is learnt marked."""
+    from etude.generate import hub
     from etude.recipe.starting import started
 
-    done = started(model, data, out, revision=revision)
+    with hub.offline(offline):
+        done = started(model, data, out, revision=revision, verifier=verifier, task=task)
     if json:
         print_json({**asdict(done), "path": str(out)})
         return
@@ -45,7 +52,8 @@ def init(
         print(f"--- {example.title}")
         print(_marked(example.parts))
     mark = "in green" if sys.stdout.isatty() else "in [[ ]]"
-    print(f"--- the loss is on what stands {mark}; {done.samples:,} samples, context {done.context}")
+    said = "the model answers where it stands" if done.kind == "prompt" else "the loss is on what stands"
+    print(f"--- {said} {mark}; {done.samples:,} samples, context {done.context}")
     print(f"{out}: run it with etude train {out}")
 
 

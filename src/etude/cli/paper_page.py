@@ -13,6 +13,7 @@ from etude.cli.standing import history, standing
 from etude.evidence import places, tuning
 from etude.evidence.tables import Grid
 from etude.evidence.wording import claim_effect
+from etude.papers.applying import lines
 from etude.papers.catalogue import FAMILIES, Card
 
 DEVIATION = ("what", "paper", "ours", "why", "expected_effect")
@@ -26,11 +27,12 @@ _APPLIES = {
 
 
 def as_dict(card: Card) -> dict[str, Any]:
-    """The card with its evidence."""
+    """The card with its evidence, and the lines that apply it."""
     found = standing(card.slug)
     evidence = None if found is None else {k: getattr(found, k) for k in ("verdict", "line", "scale", "seeds", "claims")}
     spent = tuning.load(places.find(), card.slug)
-    return card.as_dict() | {"evidence": evidence, "tuning": spent and spent.as_dict()} | history(card.slug)
+    more = {"evidence": evidence, "tuning": spent and spent.as_dict(), "apply": lines(card)}
+    return card.as_dict() | more | history(card.slug)
 
 
 def print_page(card: Card) -> None:
@@ -55,7 +57,16 @@ def print_page(card: Card) -> None:
         if value:
             grid.add_row(f"[dim]{name}[/]", escape(value))
     out.print(grid)
+    _print_lines(card)
     _print_evidence(card)
+
+
+def _print_lines(card: Card) -> None:
+    """What to write to apply it, as it can be copied."""
+    out, titles = console(), {"recipe": "In a recipe", "python": "In Python", "trainer": "In a trainer of transformers or TRL"}
+    for door, text in lines(card).items():
+        out.print(f"\n[bold]{titles[door]}[/]")
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_evidence(card: Card) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from etude.cli.browsing import Json
+from etude.cli.browsing import Json, Offline
 from etude.cli.output import print_json
 from etude.errors import BadInput
 from etude.evidence.seeds import asked
@@ -23,7 +23,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the picture and the numbers go.")] = Path("runs/demo"),
     json: Json = False,
 ) -> None:
-    """Your text with and without two methods, in about a minute: a leaderboard with intervals and a picture."""
+    """Your text with and without two methods, in under two minutes: a leaderboard with intervals and a picture."""
     from etude.screen.demo import demo as start
 
     result = start(text or None, out=out, quiet=json)
@@ -32,7 +32,7 @@ def demo(
 
 
 def run(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, or a file of yours that defines STUDY.")],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, its number, or a file of yours that defines STUDY.")],
     scale: Annotated[
         str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
     ] = "quick",
@@ -78,6 +78,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in TOML.")],
     changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to it: optimizer.lr=0.003")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last good checkpoint.")] = False,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Train a model as a recipe says.
@@ -88,13 +89,16 @@ def train(
     wrong = next((c for c in changes or [] if "=" not in c), None)
     if wrong is not None:
         raise BadInput("etude train", f"'{wrong}'", "changes of the form key=value")
+    from etude.generate import hub
     from etude.papers.loading import load_methods, load_models
     from etude.recipe.train import train_recipe
 
     given = tuple(changes or ())
-    result = train_recipe(recipe, resolve=load_methods, models=load_models, overrides=given, resume=resume, quiet=json)
+    with hub.offline(offline):
+        result = train_recipe(recipe, resolve=load_methods, models=load_models, overrides=given, resume=resume, quiet=json)
     if json:
         print_json(result)
     else:
         measured = "".join(f"{name.replace('/', ' ')} {value:.4f}, " for name, value in result["metrics"].items())
-        print(f"{result['steps']} steps, {measured}in {result['folder']}")
+        share = f"{result['generate_share']:.0%} of the time generating, " if "generate_share" in result else ""
+        print(f"{result['steps']} steps, {measured}{share}in {result['folder']}")

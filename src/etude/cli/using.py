@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from etude.cli.browsing import Json
+from etude.cli.browsing import Json, Offline
 from etude.cli.output import print_json
 from etude.errors import BadInput
 
@@ -31,18 +31,21 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same samples.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSONL, a completion a line; without it, stdout.")] = None,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or mps.")] = "auto",
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Sample from a trained model: JSONL out, progress on stderr."""
+    from etude.generate import hub
     from etude.papers.loading import load_methods, load_models
     from etude.recipe.sampled import sampled
 
     if seed < 0:
         raise BadInput("etude generate --seed", str(seed), "a whole number >= 0")
-    lines = sampled(
-        run, [*(prompts or ())], file=file, resolve=load_methods, models=load_models, samples=samples, max_tokens=max_tokens,
-        temperature=temperature, top_p=top_p, top_k=top_k, stop=stop or (), seed=seed, device=device, out=out, quiet=json,
-    )  # fmt: skip
+    with hub.offline(offline):
+        lines = sampled(
+            run, [*(prompts or ())], file=file, resolve=load_methods, models=load_models, samples=samples, max_tokens=max_tokens,
+            temperature=temperature, top_p=top_p, top_k=top_k, stop=stop or (), seed=seed, device=device, out=out, quiet=json,
+        )  # fmt: skip
     if json:
         print_json(lines)
     elif out is None:
@@ -56,19 +59,21 @@ def generate(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run of `etude train`.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the model goes; a new or empty folder.")],
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf: a transformers folder with a model card.")] = "hf",
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf: a transformers folder; peft: LoRA layers alone.")] = "hf",
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Write a trained model for transformers, and check that it reads back as the same model."""
-    from etude.errors import one_of
+    """Write a trained model for transformers or peft, and check that it reads back as the same model."""
+    from etude.generate import hub
     from etude.papers.loading import load_methods, load_models
     from etude.recipe.export import export_run
 
-    if to != "hf":
-        raise one_of("etude export --to", to, ("hf",))
-    done = export_run(run, folder, resolve=load_methods, models=load_models)
+    with hub.offline(offline):
+        done = export_run(run, folder, to=to, resolve=load_methods, models=load_models)
     if json:
         print_json(done)
     else:
-        same = f"logits within {done['largest_difference']:.1e} of the run's" + (", tokens the same" if done["tokenizer"] else "")
+        close = done["largest_difference"]
+        same = "not read back: no peft here (pip install peft)" if close is None else f"logits within {close:.1e} of the run's"
+        same += ", tokens the same" if done["tokenizer"] else ""
         print(f"{done['parameters']:,} parameters in {folder}; {same}")

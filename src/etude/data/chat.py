@@ -2,6 +2,8 @@
 
 Conversations are rendered by the model's own chat template, through transformers' renderer (jinja2's immutable sandbox; no
 code of the model's). What a turn of the assistant adds is found by rendering the conversation up to it and up to its end.
+A template that rewrites earlier turns (Qwen3's leaves out their thoughts) makes several samples of a conversation: none of them holds a
+text that the model would not read when it is used.
 """
 
 from __future__ import annotations
@@ -65,34 +67,45 @@ def transformers_tokenizer(folder: str | Path) -> Any:
         raise BadInput(str(folder), f"{type(error).__name__}: {line[:160]}", "a tokenizer that transformers can load") from error
 
 
-def rendered(said: Said, template: Template | None, where: str) -> Rendered:
-    """A row as one text. Raises BadInput, naming the row, for messages without a template, messages that the template refuses, and
-    a template under which a turn's text depends on what comes after it."""
+def rendered(said: Said, template: Template | None, where: str) -> list[Rendered]:
+    """A row as one text, or as several where the template writes a turn differently once more follows (thoughts of earlier turns are left
+    out, say): then each of the assistant's turns is learnt after just the text that the model reads before it says it.
+
+    Turns that one text holds unchanged stay together, so that most templates give one text; every turn is learnt once.
+    Raises BadInput, naming the row, for messages without a template, messages that the template refuses, and a template whose text with
+    an answer does not begin with the text that asks for it.
+    """
     if isinstance(said.prompt, str) and isinstance(said.answer, str):
         text = said.prompt + said.answer
-        return Rendered(text, ((len(said.prompt), len(text)),), closed=False)
+        return [Rendered(text, ((len(said.prompt), len(text)),), closed=False)]
     if template is None:
         raise BadInput(where, "messages", "a tokenizer with a chat template, or texts")
     assert not isinstance(said.prompt, str)
     assert not isinstance(said.answer, str)
     messages = said.prompt + said.answer
+    made: list[Rendered] = []
     try:
         whole = template.render(messages, tools=said.tools)
-        spans = []
         for number in range(len(said.prompt), len(messages)):
             if messages[number]["role"] != "assistant":
                 continue
             before = template.render(messages[:number], ask=True, tools=said.tools)
             after = whole if number + 1 == len(messages) else template.render(messages[: number + 1], tools=said.tools)
-            if not (whole.startswith(after) and after.startswith(before)):
-                found = f"a chat template of {template.name} that writes turn {number + 1} differently once more follows"
-                raise BadInput(where, found, "one whose text only grows; or the turns as rows of prompt and completion")
+            if not after.startswith(before):
+                found = f"a chat template of {template.name} whose turn {number + 1} does not begin as it is asked for"
+                raise BadInput(where, found, "one that does; or the turns as rows of prompt and completion")
             # White space after the token that ends a turn is the template's, not the model's.
-            spans.append((len(before), len(after.rstrip())))
+            span = (len(before), len(after.rstrip()))
+            if made and after.startswith(made[-1].text):
+                made[-1] = Rendered(after, (*made[-1].spans, span))
+            else:
+                made.append(Rendered(after, (span,)))
     except BadInput:
         raise
     except Exception as error:  # jinja's own, and whatever a template calls
         line = " ".join(str(error).split())
         found = f"messages that the chat template of {template.name} refuses ({line[:120]})"
         raise BadInput(where, found, "roles and contents that it takes") from error
-    return Rendered(whole, tuple(spans))
+    if whole.startswith(made[-1].text):
+        made[-1] = Rendered(whole, made[-1].spans)
+    return made

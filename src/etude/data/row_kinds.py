@@ -70,7 +70,7 @@ def said(row: Row, kind: str, where: str) -> list[Said]:
     if kind == "text":
         return [Said("", _filled(_text(row, "text", where), f"{where}, field 'text'"))]
     if kind == "messages":
-        return [Said([], _messages(row, "messages", where), tools)]
+        return [Said([], messages_of(row, "messages", where), tools)]
     if kind == "completion":
         return [_both(row["prompt"], row["completion"], "completion", where, tools)]
     prompt, chosen, rejected = _preference(row, where)
@@ -87,8 +87,8 @@ def _both(prompt: Any, answer: Any, name: str, where: str, tools: list[Any] | No
         if not prompt:
             raise BadInput(f"{where}, field 'prompt'", "an empty text", "at least one character")
         return Said(prompt, _filled(answer, f"{where}, field '{name}'"))
-    turns = _messages(row, name, where)
-    before = _messages(row, "prompt", where, empty=True)
+    turns = messages_of(row, name, where)
+    before = messages_of(row, "prompt", where, empty=True)
     if not any(turn["role"] == "assistant" for turn in turns):
         raise BadInput(f"{where}, field '{name}'", "no turn of the assistant", "at least one, which is to be said")
     return Said(before, turns, tools)
@@ -123,7 +123,7 @@ def _filled(text: str, where: str) -> str:
     return text
 
 
-def _messages(row: Row, field: str, where: str, *, empty: bool = False) -> Messages:
+def messages_of(row: Row, field: str, where: str, *, empty: bool = False) -> Messages:
     place, turns = f"{where}, field '{field}'", row[field]
     if not isinstance(turns, list):
         raise _wrong(place, turns, "a list of messages")

@@ -39,7 +39,8 @@ FEW_CORES = 4
 @dataclass(frozen=True)
 class RowStore:
     """kind: of `row_kinds.COLUMNS`. tokens: [N] ids. said: [N] bool, or None for documents. offsets: [R + 1]; row r is
-    `tokens[offsets[r]:offsets[r + 1]]`. lines: [R] where it stood. A preference is two rows, the chosen one first."""
+    `tokens[offsets[r]:offsets[r + 1]]`. lines: [R] where it stood. A preference is two rows, the chosen one first; a conversation is
+    several where its template rewrites earlier turns (`chat.rendered`), one below the other."""
 
     file: RowFile
     kind: str
@@ -53,6 +54,11 @@ class RowStore:
     @property
     def rows_each(self) -> int:
         return 2 if self.kind == "preference" else 1
+
+    @property
+    def num_lines(self) -> int:
+        """Rows of the file."""
+        return int((np.diff(self.lines, prepend=0) != 0).sum())
 
     def __len__(self) -> int:
         """Samples: documents, conversations or pairs."""
@@ -198,9 +204,13 @@ def _batches(file: RowFile, template: Template | None) -> Iterator[tuple[str, li
         where = file.where(number)
         kind = kind or kind_of(row, where)
         for part in said(row, kind, where):
-            texts.append(rendered(part, template, where))
-            lines.append(number)
-            size += len(texts[-1].text)
+            some = rendered(part, template, where)
+            if kind == "preference" and len(some) > 1:
+                found = "an answer of several turns, which the chat template writes differently once more follows"
+                raise BadInput(where, found, "answers of one turn, with the turns before it in the prompt")
+            texts += some
+            lines += [number] * len(some)
+            size += sum(len(text.text) for text in some)
         if len(texts) >= AT_ONCE or size >= CHARACTERS:
             yield kind, texts, lines
             texts, lines, size = [], [], 0

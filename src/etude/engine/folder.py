@@ -22,6 +22,7 @@ from etude.errors import BadInput
 
 MARK = "run.json"
 LOGS = ("metrics.jsonl", "order.bin")
+TRACKERS = "trackers"
 
 
 class RunFolder:
@@ -118,10 +119,11 @@ class RunFolder:
 
     def _set_aside(self) -> None:
         """What an earlier run without a checkpoint has left: logs are moved away whole, the mark alone is written over."""
-        names = {MARK, "checkpoints", *LOGS, *self._read_mark().get("files", ()), *(p.name for p in self.path.glob("*.jsonl"))}
+        names = {MARK, "checkpoints", TRACKERS, *LOGS, *self._read_mark().get("files", ()), *(p.name for p in self.path.glob("*.jsonl"))}
         left = [self.path / name for name in sorted(names) if (self.path / name).exists()]
         if not any(p.stat().st_size for p in left if p.name in LOGS or p.suffix == ".jsonl"):
             shutil.rmtree(self.checkpoints, ignore_errors=True)  # at most a checkpoint that a kill cut short
+            shutil.rmtree(self.path / TRACKERS, ignore_errors=True)
             for path in left:
                 if path.is_file() and path.name != MARK:
                     path.unlink()

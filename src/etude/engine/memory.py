@@ -13,6 +13,8 @@ from etude.errors import BadInput
 
 TO_TRAIN = {"adamw": 16, "muon": 12, "sgd": 8}
 """Bytes a parameter in float32, at least: the weight, its gradient, and what the optimizer keeps of it."""
+WEIGHT_BYTES = 4
+"""The same of a frozen one."""
 TOO_LARGE = (RuntimeError, TypeError, MemoryError)
 """What torch and numpy raise for a tensor that cannot be had; `refusal` tells these from others."""
 

@@ -16,13 +16,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from etude.engine.trackers import Mirror
 from etude.errors import BadInput
 
 
 class MetricsLog:
-    """Appends to the two files of `folder`; with no folder it keeps nothing."""
+    """Appends to the two files of `folder`; with no folder it keeps nothing. mirror: is given each record of `metrics.jsonl` too."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, mirror: Mirror | None = None) -> None:
+        self.mirror = mirror
         self.pending: dict[str, float] = {}
         self.files: dict[str, BinaryIO] = {}
         self.folder = folder
@@ -46,6 +48,8 @@ class MetricsLog:
         """One line: the record and whatever hooks have added since the last one."""
         if self.files:
             self.files["metrics.jsonl"].write(json.dumps(record | self.pending).encode() + b"\n")
+        if self.mirror is not None:
+            self.mirror.write(record | self.pending)
         self.pending.clear()
 
     def times(self, step: int, before: Mapping[str, float], after: Mapping[str, float]) -> None:
@@ -81,6 +85,8 @@ class MetricsLog:
     def close(self) -> None:
         for file in self.files.values():
             file.close()
+        if self.mirror is not None:
+            self.mirror.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -62,6 +62,10 @@ class Batch:
         rows = tokens.shape[:-1].numel()
         return rows * (tokens.shape[-1] - 1) if lengths is None else int(lengths.sum()) - rows
 
+    def part(self, start: int, end: int) -> Batch:
+        """The samples from `start` to before `end`, of every tensor the same rows."""
+        return replace(self, data={name: tensor[start:end] for name, tensor in self.data.items()}, ids=self.ids[start:end])
+
     def to(self, device: torch.device) -> Batch:
         return self if device.type == "cpu" else replace(self, data={k: v.to(device, non_blocking=True) for k, v in self.data.items()})
 

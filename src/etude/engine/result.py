@@ -43,6 +43,7 @@ class RunResult(Generic[M]):
     metrics: of the last evaluation, "evaluator/name" -> value. history: one dict an evaluation, with step, share, tokens,
     flops, seconds and the metrics. ledger: what it cost. parameters: of the final model. resumed_from: the checkpoint; passed_over:
     newer ones that were damaged. set_aside: where the logs of an earlier run in the same folder were moved, "" if there were none.
+    micro_batch: the most samples computed at once, None for whole batches.
     """
 
     model: M
@@ -54,6 +55,7 @@ class RunResult(Generic[M]):
     resumed_from: str = ""
     passed_over: list[str] = field(default_factory=list)
     set_aside: str = ""
+    micro_batch: int | None = None
 
     def curve(self, metric: str, x: str = "flops") -> tuple[list[float], list[float]]:
         """(x, y) lists of a metric over "flops", "tokens", "step", "seconds" or "share". Raises BadInput for another x."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,13 +46,14 @@ class Run:
         log: MetricsLog,
         count_flops: bool,
         autocast: bool,
+        micro_batch: int | None = None,
     ) -> None:
         self.model, self.stream, self.objectives = model, stream, dict(objectives)
         self.optimizer_spec, self.schedule, self.schedule_start = optimizer, schedule, 0.0
         self.hooks, self.budget, self.seed, self.device = hooks, budget, seed, device
         self.ledger = Ledger()
         self.metrics_log = log
-        self.count_flops, self.autocast = count_flops, autocast
+        self.count_flops, self.autocast, self.micro_batch = count_flops, autocast, micro_batch
         self.step = 0
         self.stage: Stage | None = None
         self.carried: dict[str, Any] = {}
@@ -250,6 +252,8 @@ class Run:
     def train_on(self, batch: Batch, micro_batch: int, scale_by_weight: bool) -> tuple[Batch, Output]:
         """Forward and backward of one micro-batch, with its events. Gradients add up in `.grad`."""
         hooks = self.hooks
+        if self.micro_batch is not None and len(batch) > self.micro_batch:
+            return self._train_in_pieces(batch, micro_batch)
         with self.counted((*self._work(batch, batch.objective), batch.objective), "train"):
             batch = hooks.change("batch", self, batch)
             batch.key = derive(self.seed, "forward", self.step)
@@ -257,9 +261,7 @@ class Run:
             if hooks.lists["forward"]:
                 for hook in hooks.lists["forward"]:
                     model = hook(self, model, batch) or model
-            objective = self.objective_of(batch)
-            with global_streams(derive(self.seed, "forward", self.step, micro_batch, 0)), self.precision(), self._explaining(batch):
-                output = objective(model, batch, self.carried.get(batch.objective))
+            output = self._forward(model, batch, derive(self.seed, "forward", self.step, micro_batch, 0))
             if output.carried is not None:
                 self.carried[batch.objective] = output.carried
             output = hooks.change("loss", self, output, batch)
@@ -267,6 +269,30 @@ class Run:
             hooks.call("backward", self, batch, output)
         self.ledger.charge("train", tokens=batch.num_tokens, samples=len(batch))
         return batch, output
+
+    def _forward(self, model: nn.Module, batch: Batch, seed: int) -> Output:
+        with global_streams(seed), self.precision(), self._explaining(batch):
+            return self.objective_of(batch)(model, batch, self.carried.get(batch.objective))
+
+    def _train_in_pieces(self, batch: Batch, micro_batch: int) -> tuple[Batch, Output]:
+        """`train_on` of a batch of more than `self.micro_batch` samples: its mean, from even pieces, one at a time in memory."""
+        assert self.micro_batch is not None
+        with self.counted(("batch", *shapes_of(batch.data)), "train"):
+            batch = self.hooks.change("batch", self, batch)
+        batch.key = derive(self.seed, "forward", self.step)
+        size, outputs = even(self.micro_batch, len(batch)), []
+        for number, start in enumerate(range(0, len(batch), size)):
+            piece = batch.part(start, start + size)
+            with self.counted((*self._work(piece, piece.objective), piece.objective), "train"):
+                # The first piece draws what a whole batch would.
+                names = (self.step, micro_batch, 0, number) if number else (self.step, micro_batch, 0)
+                output = self._forward(self.model, piece, derive(self.seed, "forward", *names))
+                if output.carried is not None:
+                    raise BadInput("micro_batch", "an objective that carries a state from batch to batch", "none")
+                (output.loss * output.weight).backward()
+            outputs.append(replace(output, loss=output.loss.detach()))
+        self.ledger.charge("train", tokens=batch.num_tokens, samples=len(batch))
+        return batch, mean_of(outputs)
 
     def objective_of(self, batch: Batch) -> Objective:
         """The objective that a batch names; the only one there is for a batch that names none."""
@@ -324,6 +350,23 @@ class Run:
                     except (TypeError, ValueError, RuntimeError) as error:
                         raise BadInput(f"evaluator '{name}', {key}", shown(value), "a number") from error
             return metrics if charged else self.hooks.change("evaluate", self, metrics)
+
+
+def mean_of(outputs: Sequence[Output]) -> Output:
+    """One output for several, one after another: means by their weights, samples side by side."""
+    weight = sum(output.weight for output in outputs)
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([v * (o.weight / weight) for v, o in zip(values, outputs, strict=True)]).sum()
+
+    samples = [output.per_sample for output in outputs if output.per_sample is not None]
+    signals = {name: mean([output.signals[name] for output in outputs]) for name in outputs[0].signals}
+    return Output(mean([o.loss for o in outputs]), torch.cat(samples) if len(samples) == len(outputs) else None, weight, signals)
+
+
+def even(most: int, size: int) -> int:
+    """The size of even pieces of `size` samples, of at most `most`."""
+    return -(-size // -(-size // most))
 
 
 def shapes_of(data: Mapping[str, Tensor]) -> tuple[Any, ...]:

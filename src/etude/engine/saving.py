@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
+from etude.engine.identity import LOOKED_AT
 from etude.engine.ledger import Ledger
 from etude.engine.protocols import Stage
 from etude.engine.run import Run
@@ -19,8 +22,10 @@ def state_of(run: Run, parts: Mapping[str, str]) -> dict[str, Any]:
     return {
         "identity": dict(parts),
         "step": run.step,
+        "micro_batch": run.micro_batch,
         "stage": None if run.stage is None else [run.stage.name, run.stage.index],
-        "model": run.model.state_dict(),
+        "model": {name: value for name, value in run.model.state_dict().items() if name not in _elsewhere(run.model)},
+        "elsewhere": glimpse(run.model),
         "optimizers": {name: _optimizer_state(run, o) for name, o in run.optimizers.items()},
         "stream": run.stream.state_dict(),
         "methods": {m.name: m.state_dict() for m in run.hooks.methods},
@@ -45,6 +50,7 @@ def restore(run: Run, state: Mapping[str, Any], parts: Mapping[str, str], where:
     by_name = {m.name: m for m in run.hooks.methods}
     run.ledger = Ledger.from_dict(state["ledger"])
     run.step = state["step"]
+    run.micro_batch = state.get("micro_batch")  # of "auto", what was found then: other pieces would sum in another order
     for entry in state["replacements"]:
         # Values come from the checkpoint below; only the shape of things is rebuilt here.
         run.model = by_name[entry["method"]].rebuild(run, run.model, entry["note"]).to(run.device)
@@ -52,10 +58,7 @@ def restore(run: Run, state: Mapping[str, Any], parts: Mapping[str, str], where:
             run.schedule, run.schedule_start = from_state(entry["restart"]["schedule"]), entry["restart"]["start"]
         run.replacements.append(entry)
         run._refresh()
-    try:
-        run.model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise BadInput(where, str(error).replace("\n", " "), "a checkpoint of this model") from error
+    load_weights(run.model, state, where, "a checkpoint of this model")
     for name, optimizer in run.optimizers.items():
         for key, values in state["optimizers"][name].items():
             optimizer.state[run.named_parameters()[key]] = values
@@ -68,6 +71,33 @@ def restore(run: Run, state: Mapping[str, Any], parts: Mapping[str, str], where:
     run._variable = set(state["flops"][1])
     run.metrics_log.cut(state["files"])
     run.metrics_log.pending.update(state.get("pending", {}))
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Any], where: str, expected: str) -> None:
+    """Puts a checkpoint's weights into a model. Raises BadInput at `where` for those of another model."""
+    if state.get("elsewhere", "") != glimpse(model):
+        raise BadInput(where, "a checkpoint beside other frozen weights", "the model folder that the run began with, unchanged")
+    own = model.state_dict()
+    try:
+        model.load_state_dict(state["model"] | {name: own[name] for name in _elsewhere(model)})
+    except RuntimeError as error:
+        raise BadInput(where, str(error).replace("\n", " "), expected) from error
+
+
+def _elsewhere(model: nn.Module) -> frozenset[str]:
+    """Names in the model's state that no checkpoint holds: the model says of which (`kept_elsewhere`), and comes with them."""
+    return getattr(model, "kept_elsewhere", frozenset())
+
+
+def glimpse(model: nn.Module) -> str:
+    """A digest of some values of each weight that is kept elsewhere; the empty string for none."""
+    names, digest = sorted(_elsewhere(model)), hashlib.sha256()
+    own = model.state_dict() if names else {}
+    for name in names:
+        flat = own[name].detach().flatten()
+        places = torch.linspace(0, flat.numel() - 1, min(flat.numel(), LOOKED_AT), dtype=torch.float64).long()
+        digest.update(name.encode() + flat[places.to(flat.device)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16] if names else ""
 
 
 def _optimizer_state(run: Run, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:

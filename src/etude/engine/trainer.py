@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from etude.engine import checkpoint, identity, memory, saving
 from etude.engine.arguments import typed
 from etude.engine.device import pick_device
+from etude.engine.fitting import fitted
 from etude.engine.folder import RunFolder, held
 from etude.engine.hooks import Hooks, owned
 from etude.engine.ledger import Budget
@@ -25,6 +26,7 @@ from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Ob
 from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult
 from etude.engine.run import Run
 from etude.engine.schedule import Cosine, Schedule
+from etude.engine.trackers import Mirror, check_trackers
 from etude.errors import BadInput, choice, numbered, one_of
 
 __all__ = ["DataEnded", "Interrupted", "NonFinite", "RunResult", "Trainer"]
@@ -41,11 +43,15 @@ class Trainer(Generic[M]):
     methods:        what is being tried; list order does not matter.
     budget:         when the run ends. The last update is the one after which less than half an update's worth is left.
     clip:           global gradient norm, or None.
-    accumulate:     micro-batches an update; an update never spans two stages.
+    accumulate:     batches an update; an update never spans two stages.
+    micro_batch:    most samples computed at once: a larger batch is cut into even pieces, whose mean is the batch's up to rounding (draws
+                    such as dropout's, and a model's auxiliary losses, are each piece's own). "auto" finds the most that the memory
+                    takes; what it found is in `RunResult.micro_batch` and `metrics.jsonl`, and resuming keeps it.
     evaluators:     name -> evaluator, run each `evaluate_every` share of the budget, at the start and at the end.
     folder:         for metrics, order and checkpoints; None writes nothing.
     checkpoint_every: share of the budget between checkpoints (a last one is always written where there is a folder).
     device:         "auto" takes cuda, then mps, then cpu. precision "auto": bfloat16 autocast on cuda, float32 elsewhere.
+    trackers:       "tensorboard", "wandb", "trackio": shown what goes to `metrics.jsonl` (see `engine.trackers`).
     progress:       called with (share, loss) after each update.
     feedback_every: updates between reports of per-sample losses to the stream's sampler.
     steer:          evaluators on a split kept for steering (never the one that selects or tests), run at the start and each
@@ -56,6 +62,9 @@ class Trainer(Generic[M]):
 
     beside: Mapping[str, str] = {}
     """Files (name -> content) that are written beside the run's mark as soon as the folder is its own."""
+
+    config: Mapping[str, Any] = {}
+    """What trackers show of the run: plain values by name."""
 
     @typed("")
     def __init__(
@@ -71,6 +80,7 @@ class Trainer(Generic[M]):
         seed: int = 0,
         clip: float | None = 1.0,
         accumulate: int = 1,
+        micro_batch: int | Literal["auto"] | None = None,
         evaluators: Mapping[str, Evaluator] | None = None,
         evaluate_every: float = 0.05,
         folder: Path | str | None = None,
@@ -79,6 +89,7 @@ class Trainer(Generic[M]):
         log_every: int = 1,
         device: str | torch.device = "cpu",
         precision: str = "auto",
+        trackers: Sequence[str] = (),
         progress: Callable[[float, float], None] | None = None,
         count_flops: bool = True,
         feedback_every: int = 1,
@@ -101,6 +112,8 @@ class Trainer(Generic[M]):
                 raise BadInput(name, repr(value), "a share of the budget between 0 and 1")
         if precision not in ("auto", "float32", "bfloat16"):
             raise choice("precision", precision, ("auto", "float32", "bfloat16"))
+        check_trackers(trackers, None if folder is None else Path(folder))
+        self.trackers = tuple(trackers)
         self.device = pick_device(str(device))
         self.clip, self.accumulate, self.progress = clip, accumulate, progress
         self.evaluators, self.evaluate_every = dict(evaluators or {}), evaluate_every
@@ -109,6 +122,9 @@ class Trainer(Generic[M]):
         self.log_every, self.feedback_every = log_every, feedback_every
         self.steer, self.steer_every = dict(steer or {}), steer_every
         self.hooks = Hooks(methods)
+        self.micro_batch: int | Literal["auto"] | None = micro_batch
+        if micro_batch is not None:
+            self._check_micro_batch(model)
         self.autocast = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
         self.model, self.stream = model.to(self.device), stream
         self.objectives = dict(objective) if isinstance(objective, Mapping) else {"": objective}
@@ -117,6 +133,18 @@ class Trainer(Generic[M]):
         self._told = self._identity()
         self._parts = identity.digests(self._told)
         self._stop = False
+
+    def _check_micro_batch(self, model: nn.Module) -> None:
+        """Pieces are to have the whole batch's mean: what mixes a batch's samples is refused."""
+        if isinstance(self.micro_batch, int) and self.micro_batch < 1:
+            raise BadInput("micro_batch", repr(self.micro_batch), "a whole number >= 1, or 'auto'")
+        mixing = next((m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)), None)
+        if mixing is not None:
+            raise BadInput("micro_batch", f"it for a model with {type(mixing).__name__}, which needs the whole batch", "none")
+        for event in ("forward", "loss", "backward"):
+            if self.hooks.lists[event]:
+                name = type(getattr(self.hooks.lists[event][0], "__self__", None)).__name__
+                raise BadInput("micro_batch", f"it beside {name}, which looks at each batch's {event} pass", "none, or a smaller batch")
 
     def request_stop(self) -> None:
         """Ends the run after the present update, with a checkpoint; `run` then raises `Interrupted`. From any thread or signal."""
@@ -142,12 +170,12 @@ class Trainer(Generic[M]):
             raise bad from error
 
     def _run(self, folder: RunFolder | None, resume: bool) -> RunResult[M]:
-        log = MetricsLog(self.folder)
+        log = MetricsLog(self.folder, Mirror(self.trackers, self.folder, self.config) if self.folder and self.trackers else None)
         try:
             run = Run(
                 model=self.model, stream=self.stream, objectives=self.objectives, optimizer=self.optimizer, schedule=self.schedule,
                 hooks=self.hooks, budget=self.budget, seed=self.seed, device=self.device, log=log, count_flops=self.count_flops,
-                autocast=self.autocast,
+                autocast=self.autocast, micro_batch=None if self.micro_batch == "auto" else self.micro_batch,
             )  # fmt: skip
             result = RunResult(model=self.model, metrics={}, history=run.history, ledger=run.ledger, steps=0, parameters=0)
             result.set_aside = str(folder.aside or "") if folder is not None else ""
@@ -168,6 +196,11 @@ class Trainer(Generic[M]):
                     self._evaluate(run, 0.0)
                 if self.steer:
                     self._steer(run)
+                if self.micro_batch == "auto":
+                    found = fitted(run)
+                    run.micro_batch = found.rows
+                    log.write({"event": "micro_batch", "rows": found.rows, "of": found.of, "how": found.how})
+            result.micro_batch = run.micro_batch
             cost = 0.0  # of the last update, in the budget's units
             run.model.train()
             while self.budget.limit - self.budget.spent(run.ledger) > 0.5 * cost:
@@ -233,7 +266,8 @@ class Trainer(Generic[M]):
         stepped = run.stepped_by(name)
         with run.counted(("update", name), "train"):
             grads = [p.grad for p in stepped.values() if p.grad is not None]
-            if self.accumulate > 1 and grads:
+            in_pieces = run.micro_batch is not None and len(taken[0][0]) > run.micro_batch
+            if (self.accumulate > 1 or in_pieces) and grads:
                 torch._foreach_mul_(grads, 1.0 / sum(output.weight for _, output in taken))
             self.hooks.call("gradients", run)
             self._check_and_clip(run, taken, stepped)
@@ -344,7 +378,7 @@ class Trainer(Generic[M]):
             "budget": [self.budget.quantity, self.budget.limit],
             "seed": self.seed,
             "clip": self.clip,
-            "accumulate": self.accumulate,
+            "accumulate": self.accumulate if self.micro_batch is None else [self.accumulate, self.micro_batch],
         }
 
 

@@ -23,7 +23,7 @@ import torch
 import etude
 from etude.evidence.study import Study
 
-ABOVE = ("papers", "cli", "web", "screen", "arenas", "evidence")
+ABOVE = ("papers", "cli", "web", "screen", "arenas", "evidence", "adapt")
 """Folders of etude that no run's numbers depend on, but for the paper's own (and evidence/study.py)."""
 Plain = Any  # JSON values
 

@@ -98,7 +98,7 @@ def make(
     peaks = sorted((c.memory for c in known.values() if c.memory), reverse=True)
     disk = [known[task.arm].disk for task in todo]
     earlier = [place.record(study.slug), out / scale / "record.json", out / "quick" / "record.json"]
-    detectable, unit = _detectable(study, len(seeds), earlier)
+    detectable, unit = _detectable(study, scale, len(seeds), earlier)
     return Plan(
         slug=study.slug, scale=scale, size=study.scales[scale].size, arms=known, seeds=seeds, workers=workers, runs=len(tasks),
         kept=len(tasks) - len(todo), seconds=None if None in each else makespan([s for s in each if s is not None], workers),
@@ -126,6 +126,10 @@ def _probed(
     # Memory is at its peak as soon as a few updates are made, which may take a while to begin.
     found |= _probe(reference, scale, [arm for arm, cost in costs.items() if cost is not None], workers, 2 * seconds, reports=3)
     return {arm: _completed(costs[arm], cost) for arm, cost in found.items()}
+
+
+PATIENCE = 6
+"""How many times its limit a probe goes on for arms that have not reported progress twice."""
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
@@ -217,7 +221,9 @@ def _probe_group(reference: Reference, tasks: Sequence[Task], base: Path, limit:
                 peaks[event.index] = event.peak
             if len(started) < len(tasks):
                 continue
-            if now - max(started.values()) > limit or all(len(told) >= reports for told in points.values()):
+            # On a busy machine setting up alone may take longer than the limit: two reports of each are waited for.
+            late = PATIENCE * limit if any(len(told) < 2 for told in points.values()) else limit
+            if now - max(started.values()) > late or all(len(told) >= reports for told in points.values()):
                 break
         for i, peak in pool.peaks().items():  # also of those that have not said anything yet
             peaks[i] = max(peaks[i], peak)
@@ -233,7 +239,7 @@ def _probe_group(reference: Reference, tasks: Sequence[Task], base: Path, limit:
     return costs
 
 
-def _detectable(study: Study, n: int, places: Sequence[Path]) -> tuple[float, str]:
+def _detectable(study: Study, scale: str, n: int, places: Sequence[Path]) -> tuple[float, str]:
     claim = study.claims[primary_of(study.claims)] if study.claims else None
     for path in places:
         try:
@@ -246,7 +252,9 @@ def _detectable(study: Study, n: int, places: Sequence[Path]) -> tuple[float, st
         if isinstance(estimate.sample, Seeds) and estimate.n > 1:
             sd = float(np.std(estimate.sample.values, ddof=1))
             least = estimate.shown(smallest_detectable(sd, n, estimate.d))
-            return least, f"in the primary claim's unit, from the {record['scale']} record's spread"
+            if record["scale"] == scale:
+                return least, f"in the primary claim's unit, from the {scale} record's spread"
+            return least, f"in the primary claim's unit, if seeds differ here as they do in the {record['scale']} record"
     return smallest_detectable(1.0, n), "standard deviations of the per-seed effect, beyond d (its spread is not known yet)"
 
 

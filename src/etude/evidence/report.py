@@ -123,9 +123,12 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     tables.say(console, f"{plan.runs} runs: {len(plan.arms)} arms x {len(plan.seeds)} seeds{kept}; {plan.workers} at a time")
     took = "unknown" if plan.seconds is None else "about " + clock(plan.seconds)
     more = " or more" * any(cost.begun and cost.memory is not None for cost in plan.arms.values())
-    disk = f"disk {_bytes(plan.disk)}{more} of {_bytes(plan.disk_free)} free"
+    disk = f"disk {_bytes(plan.disk or None)}{more * bool(plan.disk)} of {_bytes(plan.disk_free)} free"
     tables.say(console, f"time {took}, memory {_bytes(plan.memory)}{more}, {disk}")
-    tables.say(console, f"smallest detectable effect (80 % power): {plan.detectable:.3g} {plan.detectable_unit}")
+    if math.isfinite(plan.detectable):
+        tables.say(console, f"smallest detectable effect (80 % power): {plan.detectable:.3g} {plan.detectable_unit}")
+    else:
+        tables.say(console, f"no effect can be judged from {len(plan.seeds)} seed: at least 3 are needed")
 
 
 def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:

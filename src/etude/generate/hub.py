@@ -1,11 +1,15 @@
 """Model folders by name: one of this machine, or one of the Hugging Face Hub, fetched once and kept in the Hub's own cache.
 
-`HF_HUB_OFFLINE=1` (and `etude train --offline`) keeps to what is there already.
+`HF_HUB_OFFLINE=1` and `offline()` (`etude train --offline`) keep to what is there already.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,6 +49,31 @@ def locate(name: str, revision: str | None = None, where: str = "model") -> Loca
     return _fetched(name, revision, where)
 
 
+@contextmanager
+def offline(asked: bool = True) -> Iterator[None]:
+    """Nothing is asked of the Hub meanwhile, by etude or by the packages that it uses; what its cache holds is used. asked: False changes
+    nothing."""
+    if not asked:
+        yield
+        return
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # The package reads the variable once, on import.
+    constants = sys.modules.get("huggingface_hub.constants")
+    was = getattr(constants, "HF_HUB_OFFLINE", None)
+    if constants is not None:
+        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+        if constants := sys.modules.get("huggingface_hub.constants"):
+            constants.HF_HUB_OFFLINE = was if was is not None else str(before).upper() in ("1", "ON", "YES", "TRUE")  # type: ignore[attr-defined]
+
+
 @cache
 def _fetched(name: str, revision: str | None, where: str) -> Located:
     """Asked of the Hub once in a process: a model and its tokenizer are of one commit, even where a branch moves meanwhile."""
@@ -65,7 +94,7 @@ def _fetched(name: str, revision: str | None, where: str) -> Located:
     except errors.RepositoryNotFoundError:
         raise BadInput(where, f"{at}, neither a folder here nor a repository of the Hub", "one of the two") from None
     except errors.LocalEntryNotFoundError:
-        expected = "a folder here, or a network to fetch it once (HF_HUB_OFFLINE unset)"
+        expected = "a folder here, or a network to fetch it once (without --offline, HF_HUB_OFFLINE unset)"
         raise BadInput(where, f"{at}, no folder here, not in the Hub's cache, and no way to the Hub", expected) from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         line = " ".join(str(error).split())

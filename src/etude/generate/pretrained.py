@@ -26,6 +26,7 @@ from etude.data.tokenizers import BytePairs, Tokenizer
 from etude.engine.device import evaluating
 from etude.errors import BadInput, nearest
 from etude.nn.decoding import align_ends, check_rewind
+from etude.nn.lora import frozen
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 """Architectures (`model_type`) that are tested; others work where transformers has them as causal language models."""
@@ -64,7 +65,26 @@ class Pretrained(nn.Module):
         return {"hidden": self.inner.base_model(input_ids=tokens, position_ids=positions, use_cache=False).last_hidden_state}
 
     def head(self, hidden: Tensor) -> Tensor:
-        return self.inner.get_output_embeddings()(hidden)
+        return self.output_layer(hidden)
+
+    @property
+    def output_layer(self) -> nn.Module:
+        return self.inner.get_output_embeddings()
+
+    def checkpoint_activations(self) -> None:
+        """See `nn.activations`. Raises BadInput for an architecture of which transformers cannot."""
+        if not self.inner.supports_gradient_checkpointing:
+            found = f"it for a {type(self.inner).__name__}"
+            raise BadInput("activation_checkpointing", found, f"an architecture that transformers can: {', '.join(FAMILIES)}")
+        # Later releases of transformers have renamed it.
+        word = "activation" if hasattr(self.inner, "activation_checkpointing_enable") else "gradient"
+        getattr(self.inner, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+
+    @property
+    def kept_elsewhere(self) -> frozenset[str]:
+        """What LoRA has frozen is in the folder that the model came from: no checkpoint holds it."""
+        still = {id(p) for p in frozen(self).values()}
+        return frozenset(name for name, value in self.state_dict(keep_vars=True).items() if id(value) in still)
 
     @torch.inference_mode()
     def _check_head(self) -> None:

@@ -26,10 +26,10 @@ def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
     """
     tokens = batch.data["tokens"]
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    documents = batch.data.get("document_ids")
+    more = {name: batch.data[name][:, :-1] for name in ("document_ids", "prefix") if name in batch.data}
     vocab = None
     try:
-        result = model(inputs) if documents is None else model(inputs, document_ids=documents[:, :-1])
+        result = model(inputs, **more)
         logits = model.head(result["hidden"]) if isinstance(result, dict) else result  # type: ignore[operator]
         if logits.ndim != 3 or logits.shape[:2] != targets.shape:
             raise BadInput("model", f"an output of shape {tuple(logits.shape)}", f"logits {tuple(targets.shape)} by vocabulary")

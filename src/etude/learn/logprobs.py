@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from etude.engine.protocols import Batch
 from etude.errors import BadInput
 from etude.learn.language import unknown_token
+from etude.nn.lora import frozen
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -103,8 +104,12 @@ def _entropy(spread: Tensor, where: Tensor, mask: Tensor, how: str) -> Tensor | 
 
 
 def frozen_copy(model: M) -> M:
-    """A copy that no training changes, in evaluation mode: the reference of a KL or a preference."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    """A copy that no training changes, in evaluation mode: the reference of a KL or a preference.
+
+    What LoRA has frozen is shared, not copied.
+    """
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in frozen(model).values()}
+    return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
 @torch.no_grad()

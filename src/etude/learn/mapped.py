@@ -64,6 +64,11 @@ def row_of(store: RowStore, row: int, context: int) -> Row:
     return Row(store.tokens[start:end].astype(np.int64), store.said[start + 1 : end])
 
 
+def _longest(store: RowStore, numbers: np.ndarray, count: int) -> np.ndarray:
+    lengths = np.diff(store.offsets).reshape(len(store), store.rows_each).max(1)[numbers]
+    return np.argsort(-lengths, kind="stable")[:count]
+
+
 class MappedRows:
     """Completions and conversations, for `Finetune`. get(ids) -> as `CompletionSource`. Raises BadInput as `fitted` does.
 
@@ -75,6 +80,10 @@ class MappedRows:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def longest(self, count: int) -> np.ndarray:
+        """[count] ids, by their tokens."""
+        return _longest(self.store, self.numbers, count)
 
     def get(self, ids: np.ndarray) -> dict[str, Tensor]:
         return filled([row_of(self.store, int(n), self.context) for n in self.numbers[np.asarray(ids)]])
@@ -91,6 +100,10 @@ class MappedPairs:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def longest(self, count: int) -> np.ndarray:
+        """[count] ids, by the tokens of their longer half."""
+        return _longest(self.store, self.numbers, count)
 
     def get(self, ids: np.ndarray) -> dict[str, Tensor]:
         ids = np.asarray(ids)

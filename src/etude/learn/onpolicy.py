@@ -88,7 +88,8 @@ class RolloutStream:
     # --- the stream -----------------------------------------------------------------------------------------------
     def bind(self, run: Run) -> None:
         self._run = run
-        if self.reference is not None and {id(p) for p in self.reference.parameters()} & {id(p) for p in run.model.parameters()}:
+        # What LoRA froze may be shared: it stays as it is.
+        if self.reference is not None and {id(p) for p in self.reference.parameters()} & {id(p) for p in run.named_parameters().values()}:
             raise BadInput("reference", "a model that shares parameters with the one in training", "a frozen copy")
         if self.advantages.needs_values and not hasattr(run.model, "value"):
             raise BadInput("model", type(run.model).__name__, "an ActorCritic, whose `value` the advantages need")

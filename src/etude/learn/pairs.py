@@ -77,6 +77,10 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def longest(self, count: int) -> np.ndarray:
+        """[count] ids, by the tokens of their longer half."""
+        return np.argsort([-max(len(p.chosen.tokens), len(p.rejected.tokens)) for p in self.pairs], kind="stable")[:count]
+
     def get(self, ids: np.ndarray) -> dict[str, Tensor]:
         rows = [row for i in ids for row in (self.pairs[int(i)].chosen, self.pairs[int(i)].rejected)]
         data = {name: values.unflatten(0, (len(ids), 2)) for name, values in filled(rows).items()}

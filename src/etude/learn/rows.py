@@ -128,6 +128,10 @@ class CompletionSource:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def longest(self, count: int) -> np.ndarray:
+        """[count] ids, by their tokens."""
+        return np.argsort([-len(row.tokens) for row in self.rows], kind="stable")[:count]
+
     def get(self, ids: np.ndarray) -> dict[str, Tensor]:
         data = filled([self.rows[int(i)] for i in ids])
         return data if self.weights is None else data | {"weights": torch.from_numpy(self.weights[ids])}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude.nn.lora import base_state, lora_layers
 from etude.nn.transformer import Transformer
 
 
@@ -27,8 +28,8 @@ def llama_config(model: Transformer) -> dict[str, Any]:
 
 
 def llama_weights(model: Transformer) -> dict[str, Tensor]:
-    """Weights by their names in `LlamaForCausalLM`; `lm_head.weight` where the head is not the embedding's."""
-    c, own = model.config, {name: value.detach() for name, value in model.state_dict().items()}
+    """Weights by their names in `LlamaForCausalLM`; `lm_head.weight` where the head is not the embedding's. LoRA layers are left out."""
+    c, own = model.config, {name: value.detach() for name, value in base_state(model).items()}
     queries, keys = c.heads * c.head_width, c.num_kv_heads * c.head_width
     weights = {"model.embed_tokens.weight": own["embedding.weight"], "model.norm.weight": own["norm.weight"]}
     for i in range(c.depth):
@@ -49,6 +50,28 @@ def llama_weights(model: Transformer) -> dict[str, Tensor]:
     if not c.tied:
         weights["lm_head.weight"] = own["head.weight"]
     return {name: value.clone().contiguous() for name, value in weights.items()}
+
+
+def llama_adapters(model: Transformer) -> dict[str, tuple[Tensor, Tensor]]:
+    """LoRA matrices A [r, I] and B [O, r] by the names of the layers of `LlamaForCausalLM` that they stand beside.
+
+    Layers that are one matrix here and several there share A; B's rows are divided as the weight's are.
+    """
+    c, made = model.config, {}
+    queries, keys = c.heads * c.head_width, c.num_kv_heads * c.head_width
+    for name, layer in lora_layers(model):
+        _, block, part = name.split(".", 2)
+        a, b, there = layer.lora_A.weight.detach(), layer.lora_B.weight.detach(), f"model.layers.{block}."
+        match part:
+            case "attention.query_key_value":
+                q, k, v = b.split((queries, keys, keys))
+                rows = {"self_attn.q_proj": _halves(q, c.head_width), "self_attn.k_proj": _halves(k, c.head_width), "self_attn.v_proj": v}
+            case "feed_forward.gate_up":
+                rows = dict(zip(("mlp.gate_proj", "mlp.up_proj"), b.chunk(2), strict=True))
+            case _:
+                rows = {{"attention.out": "self_attn.o_proj", "feed_forward.down": "mlp.down_proj"}[part]: b}
+        made |= {f"{there}{other}": (a, own) for other, own in rows.items()}
+    return made
 
 
 def _halves(rows: Tensor, width: int) -> Tensor:

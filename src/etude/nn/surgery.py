@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from etude.engine.protocols import Mapped, Mapping_
 from etude.engine.streams import initialise
@@ -38,13 +41,27 @@ def layer_sources(base: int, depth: int, how: str) -> list[int | None]:
     return [i if i < base else None for i in range(depth)]
 
 
-def grow_depth(model: Transformer, target: int | TransformerConfig, how: str = "stack", *, seed: int = 0) -> tuple[Transformer, Mapping_]:
+class Deepening(Protocol):
+    """Another model than a Transformer that knows how it is grown: layer i a copy of sources[i], or fresh where that is None."""
+
+    @property
+    def blocks(self) -> nn.ModuleList: ...
+    def deepened(self, sources: Sequence[int | None], how: str, seed: int) -> tuple[Any, Mapping_]: ...
+
+
+def grow_depth(
+    model: Transformer | Deepening, target: int | TransformerConfig, how: str = "stack", *, seed: int = 0
+) -> tuple[Any, Mapping_]:
     """The grown model and, for each of its parameters, where it comes from (for `run.replace`).
 
     target: the depth, or the whole config, which may differ from the model's in depth alone.
     seed:   fresh layers get the values that a new model of the target's depth has under this seed.
     Raises: BadInput for another width, vocabulary, ...; a depth that is not g >= 2 times the base's; an unknown operator.
     """
+    if not isinstance(model, Transformer):
+        if not isinstance(target, int):
+            raise BadInput("grow_depth.target", "a whole configuration", f"the depth alone for a {type(model).__name__}")
+        return model.deepened(layer_sources(len(model.blocks), target, how), how, seed)
     config = dataclasses.replace(model.config, depth=target) if isinstance(target, int) else target
     for field in dataclasses.fields(model.config):
         old, new = getattr(model.config, field.name), getattr(config, field.name)

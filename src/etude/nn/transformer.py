@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from etude.engine.arguments import check_fields, typed
 from etude.errors import BadInput
@@ -113,6 +114,14 @@ def document_mask(document_ids: Tensor) -> Tensor:
     return (document_ids.unsqueeze(2) == document_ids.unsqueeze(1)).logical_and_(causal).unsqueeze(1)
 
 
+def prefix_mask(prefix: Tensor, document_ids: Tensor | None = None) -> Tensor:
+    """prefix [B, T], True where attention is mutual -> [B, 1, T, T]: at itself and before, and from inside the prefix at all of it."""
+    both = (prefix.unsqueeze(2) & prefix.unsqueeze(1)).unsqueeze(1)
+    if document_ids is None:
+        return both | torch.ones(prefix.shape[1], prefix.shape[1], dtype=torch.bool, device=prefix.device).tril()
+    return document_mask(document_ids) | (both & (document_ids.unsqueeze(2) == document_ids.unsqueeze(1)).unsqueeze(1))
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension."""
 
@@ -199,7 +208,9 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)). checkpointing: see `nn.activations`."""
+
+    checkpointing = False
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -212,6 +223,11 @@ class Block(nn.Module):
         self, x: Tensor, tables: Tensor, mask: Tensor | None = None, keys_values: KeysValues | None = None, is_causal: bool = True
     ) -> Tensor:
         """x: [B, T, D] -> [B, T, D]. The rest as in `Attention.forward`."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, tables, mask, keys_values, is_causal, use_reentrant=False)
+        return self._forward(x, tables, mask, keys_values, is_causal)
+
+    def _forward(self, x: Tensor, tables: Tensor, mask: Tensor | None, keys_values: KeysValues | None, is_causal: bool) -> Tensor:
         x = x + self.attention(self.attention_norm(x), tables, mask, keys_values, is_causal)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
@@ -261,14 +277,19 @@ class Transformer(nn.Module):
         """Tables for `positions` [T] or [B, T] in the model's precision, for `Block` and `Attention`."""
         return rotary(positions, self.config, self.norm.weight.dtype)
 
-    def forward(self, tokens: Tensor, document_ids: Tensor | None = None, positions: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, tokens: Tensor, document_ids: Tensor | None = None, positions: Tensor | None = None, prefix: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """tokens: [B, T] ids. document_ids: [B, T]; positions look only at their own document. positions: [T] or [B, T], default 0..T-1.
+        prefix: [B, T] bool, True where attention looks both ways (among its like, in its own document).
 
         Rotary attention depends on distances alone, so positions need not start anew with each document.
         """
         x = self.embedding(tokens)
         tables = self.rotary(torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions)
         mask = None if document_ids is None else document_mask(document_ids)
+        if prefix is not None:
+            mask = prefix_mask(prefix, document_ids)
         for block in self.blocks:
             x = block(x, tables, mask)
         return {"hidden": self.norm(x)}

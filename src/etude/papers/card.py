@@ -12,6 +12,8 @@ from etude.errors import BadInput, one_of
 SLOTS = ("sampler", "objective", "schedule", "optimizer_step", "surgery", "model", "gradients", "generator", "loop", "data", "evidence")
 ARENAS = ("curricula", "improvement", "recursion", "growth", "continual")
 APPLIES = ("recipe", "program", "analysis")
+USE = ("method", "model")
+NEEDS = ("domains",)
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -26,6 +28,8 @@ class Card:
     authors:      as printed, in order, in the newest version found that bears this title; empty where they could not be looked up.
     authors_source: where they were looked up: "arXiv listing", "head of the paper", "proceedings"; the version where it matters.
     authors_code: "owner/name" on GitHub, empty where none was found.
+    use:          "method" or "model", what the module has for a run of one's own; empty for neither. settings: lines of its table in a
+                  recipe, as an example; needs: what else it asks for ("domains" of the data); python: the lines that train a model.
     number:       in the list of 87; 0 for papers of other packages and files.
     module:       import name, or a file's path; origin: "etude", the distribution's name or "file".
     problem:      why it cannot be used, for a card of another package that is not in order.
@@ -45,6 +49,10 @@ class Card:
     slots: tuple[str, ...] = ()
     arenas: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    use: str = ""
+    settings: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    python: str = ""
     module: str = ""
     origin: str = "etude"
     ready: bool = False
@@ -90,7 +98,7 @@ def card_from(values: dict[str, Any], where: str, **extra: Any) -> Card:
     for key in _NEEDED:
         if not values.get(key):
             raise BadInput(where, f"no {key}", f"a card with {' and '.join(_NEEDED)}")
-    for key, known in (("slots", SLOTS), ("arenas", ARENAS), ("applies", APPLIES)):
+    for key, known in (("slots", SLOTS), ("arenas", ARENAS), ("applies", APPLIES), ("use", USE), ("needs", NEEDS)):
         given = values.get(key, ())
         for value in [given] if isinstance(given, str) else given:
             if value not in known:

@@ -245,4 +245,11 @@ def _card(card: Card) -> str:
         return f"{key} = {json.dumps(value, ensure_ascii=False)}\n"  # strings and lists of strings read the same in TOML
 
     head = line("slug", card.slug) + line("title", card.title) + line("applies", "recipe") + line("slots", ["gradients", "evidence"])
-    return head + line("arenas", []) + line("claim", card.claim) + line("tags", [])
+    return (
+        head
+        + line("arenas", [])
+        + line("claim", card.claim)
+        + line("tags", [])
+        + line("use", "method")
+        + line("settings", ["strength = 1.0"])
+    )

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,13 +22,18 @@ from etude.recipe.tables import (
     DATA,
     MODELS,
     OPTIMIZERS,
+    PAIR_KEYS,
+    POLICIES,
+    POLICY_KEYS,
     SAMPLERS,
     AdamWTable,
     BudgetTable,
     PaperModel,
     PretrainedTable,
     Recipe,
+    RolloutsTable,
     RowsData,
+    TaskData,
     TextData,
     TextSource,
     kind_of_data,
@@ -54,6 +59,7 @@ def parse(document: dict[str, Any], where: str | Places = "recipe") -> Recipe:
         recipe = Recipe.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         raise _bad(error, document, places) from None
+    recipe = _with_rollouts(recipe, places)
     _check_data(recipe, places)
     _check_budget(recipe.budget, places)
     recipe = _with_tokenizer(recipe, places)
@@ -83,8 +89,8 @@ def _check_data(recipe: Recipe, places: Places) -> None:
         if data.held_out_rows is not None and "held_out" in data.model_fields_set:
             raise BadInput(places.of("data.held_out"), "it beside held_out_rows", "one of them")
         return
-    for key in ("kind", "beta", "gamma", "weight", "normalised"):
-        if getattr(recipe.objective, key) is not None:
+    for key in ("kind", *PAIR_KEYS):
+        if getattr(recipe.objective, key) is not None and not isinstance(data, TaskData):
             raise BadInput(places.of(f"objective.{key}"), "it without data.rows", "it for rows with chosen and rejected")
     if not isinstance(data, TextData):
         return
@@ -102,6 +108,30 @@ def _check_data(recipe: Recipe, places: Places) -> None:
         raise BadInput(places.of("data.tokenizer"), f"'{data.tokenizer}' beside tokens", "none: tokens are encoded already")
     if data.separator is not None and not any(s.text is not None for s in sources.values()):
         raise BadInput(places.of("data.separator"), "it without a text file", "it beside text; corpora and tokens know their documents")
+
+
+def _with_rollouts(recipe: Recipe, places: Places) -> Recipe:
+    """Of an on-policy objective: its table of rollouts, by default; a task without a kind is for GRPO. Other objectives have none."""
+    objective, data = recipe.objective, recipe.data
+    if isinstance(data, TaskData) and objective.kind is None:
+        objective = objective.model_copy(update={"kind": "grpo"})
+    if objective.kind in POLICIES and isinstance(data, TaskData | RowsData):
+        for key in PAIR_KEYS:
+            if getattr(objective, key) is not None:
+                raise BadInput(places.of(f"objective.{key}"), f"it for the kind '{objective.kind}'", f"one of {', '.join(POLICY_KEYS)}")
+        if isinstance(data, RowsData) and objective.verifier is None:
+            expected = "'my_module:score' or './my_verifier.py:score', which pays a response"
+            raise BadInput(places.of("objective.verifier"), "nothing", expected)
+        return recipe.model_copy(update={"objective": objective, "rollouts": recipe.rollouts or RolloutsTable()})
+    if isinstance(data, TaskData):
+        raise BadInput(places.of("objective.kind"), f"'{objective.kind}' for a task", f"one of {', '.join(POLICIES)}")
+    of_rows = f"it for an objective that samples ({', '.join(POLICIES)})"
+    if recipe.rollouts is not None:
+        raise BadInput(places.of("rollouts"), "it without an objective that samples", f"objective.kind of {', '.join(POLICIES)}")
+    for key in POLICY_KEYS:
+        if getattr(objective, key) is not None:
+            raise BadInput(places.of(f"objective.{key}"), f"it for the kind '{objective.kind}'" if objective.kind else "it alone", of_rows)
+    return recipe
 
 
 def _with_tokenizer(recipe: Recipe, places: Places) -> Recipe:
@@ -135,7 +165,8 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a recipe (TOML)") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(str(path), f"a file that cannot be read ({error})", "a recipe (TOML, UTF-8)") from error
+        found = f"a byte at {error.start} that is no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
+        raise BadInput(str(path), found, "a recipe (TOML, UTF-8)") from error
     except tomllib.TOMLDecodeError as error:
         raise BadInput(str(path), f"TOML that does not parse ({error})", "a recipe") from error
 
@@ -201,6 +232,11 @@ def _known(parts: list[Any], document: Mapping[str, Any]) -> list[str]:
         elif number == 2 and parts[1] == "domains":
             table = TextSource
         elif isinstance(table, type) and issubclass(table, BaseModel) and str(part) in table.model_fields:
-            table = table.model_fields[str(part)].annotation
+            table = _table_in(table.model_fields[str(part)].annotation)
     fields = table.model_fields if isinstance(table, type) and issubclass(table, BaseModel) else {}
     return [field.alias or name for name, field in fields.items()]
+
+
+def _table_in(hint: Any) -> Any:
+    """The table that a key holds, or may hold beside nothing."""
+    return next((h for h in get_args(hint) if isinstance(h, type) and issubclass(h, BaseModel)), hint)

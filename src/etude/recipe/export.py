@@ -1,41 +1,52 @@
-"""A finished run as a transformers folder: weights in safetensors, tokenizer, model card; read back and compared before it is there."""
+"""A finished run as a transformers folder, or its LoRA layers as one of peft: weights in safetensors, tokenizer, model card; read back and
+compared before it is there."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 
 from etude.data.cards import cards
 from etude.data.tokenizers import BytePairs, Bytes, Characters, byte_characters
 from etude.engine.device import evaluating
-from etude.errors import BadInput
+from etude.errors import BadInput, choice
 from etude.generate.hub import locate
 from etude.generate.pretrained import Pretrained
 from etude.nn.llama import llama_config, llama_weights
+from etude.nn.lora import merge_lora
 from etude.nn.transformer import Transformer
+from etude.recipe.adapter import read_adapter, write_adapter
 from etude.recipe.build import Resolve, no_models
 from etude.recipe.finished import Finished, finished
 from etude.recipe.models import Models
-from etude.recipe.tables import PretrainedTable, Recipe, RowsData, TextData
+from etude.recipe.tables import PretrainedTable, Recipe, RowsData, TaskData, TextData
 from etude.recipe.writing import dump
 
+FORMATS = ("hf", "peft")
 TOLERANCE = 1e-4
 """Largest difference between a logit of the run's model and of the one read back."""
 PROBE = "Read back: 12 + 30 = 42.\n\tEtwas Ähnliches, naïve 日本. "
 
 
-def export_run(run: str | Path, folder: str | Path, *, resolve: Resolve, models: Models = no_models) -> dict[str, Any]:
+def export_run(run: str | Path, folder: str | Path, *, to: str = "hf", resolve: Resolve, models: Models = no_models) -> dict[str, Any]:
     """Writes the folder and returns {"folder", "architecture", "parameters", "largest_difference", "tokenizer"}.
 
-    It appears under its name when transformers has read it back with the same logits and tokens, or not at all. Raises BadInput
-    where the folder holds something, the run is none, or transformers has no such architecture.
+    to: "hf", a transformers folder (LoRA layers merged), or "peft", the LoRA layers alone.
+    It appears under its name when transformers (peft) has read it back with the same logits and tokens, or not at all; without peft
+    an adapter is not read back, and largest_difference is None. Raises BadInput where the folder holds something, the run is none, or
+    transformers has no such architecture.
     """
+    if to not in FORMATS:
+        raise choice("etude export --to", to, FORMATS)
     place = Path(folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise BadInput(str(folder), "something there already", "a new or empty folder")
@@ -46,31 +57,49 @@ def export_run(run: str | Path, folder: str | Path, *, resolve: Resolve, models:
     done = finished(run, resolve, models, device="cpu")
     if done.recipe is None:
         raise BadInput(str(run), "a transformers folder", "the folder of a run of `etude train`")
+    if to == "peft" and done.recipe.lora is None:
+        raise BadInput("etude export --to", "'peft' for a run without [lora]", "hf")
     transformers.utils.logging.disable_progress_bar()
-    inner = _as_transformers(done.model, transformers)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        made = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-        shutil.rmtree(made, ignore_errors=True)
-        inner.save_pretrained(made)
+    tokens, logits = _probed(done)
+    with _appearing(place) as made:
+        if to == "peft":
+            inner = _as_transformers(done.model, transformers)
+            read, parameters = _adapter(done, inner, made, place, transformers)
+        else:
+            inner = _as_transformers(merge_lora(done.model), transformers)
+            inner.save_pretrained(made)
+            read = transformers.AutoModelForCausalLM.from_pretrained(made, local_files_only=True, use_safetensors=True)
+            parameters = sum(p.numel() for p in inner.parameters())
         named = _write_tokenizer(done, made, transformers)
-        (made / "README.md").write_text(_card(done, inner), encoding="utf-8")
-        difference = _compared(done, made, transformers, named)
-        if place.exists():
-            place.rmdir()
-        os.replace(made, place)
-    except OSError as error:
-        raise BadInput(str(folder), error.strerror or str(error), "a folder that can be written") from error
-    finally:
-        shutil.rmtree(place.with_name(f".{place.name}.{os.getpid()}.tmp"), ignore_errors=True)
-    parameters = sum(p.numel() for p in inner.parameters())
+        (made / "README.md").write_text(_card(done, inner, to, parameters), encoding="utf-8")
+        difference = None if read is None else _difference(read, tokens, logits, folder)
+        if named:
+            _check_tokenizer(done, made, transformers, folder)
     return {
         "folder": str(place), "architecture": type(inner).__name__, "parameters": parameters, "largest_difference": difference,
         "tokenizer": named,
     }  # fmt: skip
 
 
+@contextmanager
+def _appearing(place: Path) -> Iterator[Path]:
+    """A temporary folder beside `place` that gets its name at the end of the block."""
+    made = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        yield made
+        if place.exists():
+            place.rmdir()
+        os.replace(made, place)
+    except OSError as error:
+        raise BadInput(str(place), error.strerror or str(error), "a folder that can be written") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def _as_transformers(model: torch.nn.Module, transformers: Any) -> Any:
+    """The model as one of transformers', below any LoRA layers. Raises BadInput where transformers has no such architecture."""
     if isinstance(model, Pretrained):
         return model.inner
     if type(model) is not Transformer:
@@ -81,6 +110,20 @@ def _as_transformers(model: torch.nn.Module, transformers: Any) -> Any:
     assert not unknown
     assert set(missing) <= {"lm_head.weight"}
     return inner.eval()
+
+
+def _adapter(done: Finished, inner: Any, made: Path, place: Path, transformers: Any) -> tuple[Any, int]:
+    """Writes the adapter, and etude's own model that it belongs to as "base" beside it. Returns it read back, and its parameters."""
+    assert done.recipe is not None
+    table, model = done.recipe.model, done.model
+    assert isinstance(model, Pretrained | Transformer)
+    if isinstance(table, PretrainedTable):
+        base, name, revision = locate(table.pretrained, table.revision, "model.pretrained").path, table.pretrained, table.revision
+    else:
+        base, name, revision = made / "base", str(place / "base"), None
+        inner.save_pretrained(base)
+    parameters = write_adapter(model, made, base=name, revision=revision)
+    return read_adapter(base, made, transformers), parameters
 
 
 # --- tokenizer --------------------------------------------------------------------------------------------------------
@@ -119,36 +162,45 @@ def _fast(tokenizer: Any) -> Tokenizer:
 
 # --- reading back -----------------------------------------------------------------------------------------------------
 @torch.inference_mode()
-def _compared(done: Finished, folder: Path, transformers: Any, named: bool) -> float:
-    """The largest difference of a logit. Raises BadInput where it is over `TOLERANCE`, or tokens differ."""
-    again = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+def _probed(done: Finished) -> tuple[Tensor, Tensor]:
+    """Tokens and the logits [2, T, V] of the run's model."""
     vocab = done.facts["vocab"] if done.facts else 1
     length = min(32, done.context or 32)
     tokens = torch.randint(0, vocab, (2, length), generator=torch.Generator().manual_seed(0))
     with evaluating(done.model):
-        ours = done.model.head(done.model(tokens)["hidden"])  # type: ignore[operator]
-    theirs = again(input_ids=tokens).logits
-    difference = float((ours - theirs).abs().max())
+        return tokens, done.model.head(done.model(tokens)["hidden"])  # type: ignore[operator]
+
+
+@torch.inference_mode()
+def _difference(read: Any, tokens: Tensor, logits: Tensor, folder: str | Path) -> float:
+    """The largest difference of a logit. Raises BadInput where it is over `TOLERANCE`."""
+    difference = float((logits - read.eval()(input_ids=tokens).logits).abs().max())
     if not difference <= TOLERANCE:
         raise BadInput(str(folder), f"logits that differ by {difference:.2g} when read back", f"the run's, within {TOLERANCE:g}")
-    if named and done.tokenizer is not None:
-        text = PROBE if not isinstance(done.tokenizer, Characters) else "".join(done.tokenizer.alphabet) + "".join(done.tokenizer.words)
-        read = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        ids = read.encode(text, add_special_tokens=False)
-        if ids != done.tokenizer.encode(text).tolist() or read.decode(ids) != done.tokenizer.decode(np.array(ids)):
-            raise BadInput(str(folder), "a tokenizer that gives other tokens when read back", "the run's")
     return difference
 
 
+def _check_tokenizer(done: Finished, made: Path, transformers: Any, folder: str | Path) -> None:
+    """Raises BadInput where tokens differ."""
+    if done.tokenizer is None:
+        return
+    text = PROBE if not isinstance(done.tokenizer, Characters) else "".join(done.tokenizer.alphabet) + "".join(done.tokenizer.words)
+    read = transformers.AutoTokenizer.from_pretrained(made, local_files_only=True)
+    ids = read.encode(text, add_special_tokens=False)
+    if ids != done.tokenizer.encode(text).tolist() or read.decode(ids) != done.tokenizer.decode(np.array(ids)):
+        raise BadInput(str(folder), "a tokenizer that gives other tokens when read back", "the run's")
+
+
 # --- model card -------------------------------------------------------------------------------------------------------
-def _card(done: Finished, inner: Any) -> str:
+def _card(done: Finished, inner: Any, to: str, parameters: int) -> str:
     """Markdown: what it was made from, under which licences, by which recipe, and what that cost."""
     recipe, facts, ledger = done.recipe, done.facts or {}, done.ledger
     assert recipe is not None
     assert ledger is not None
-    size = sum(p.numel() for p in inner.parameters())
-    lines = ["---", "library_name: transformers", "tags: [etude]", "---", "", "# Model card", ""]
-    lines += [f"A {type(inner).__name__} of {size:,} parameters, trained with etude for {done.step} steps."]
+    lines = ["---", f"library_name: {'peft' if to == 'peft' else 'transformers'}", "tags: [etude]", "---", "", "# Model card", ""]
+    kind = type(inner).__name__
+    what = f"A LoRA adapter of {parameters:,} parameters for a {kind}" if to == "peft" else f"A {kind} of {parameters:,} parameters"
+    lines += [f"{what}, trained with etude for {done.step} steps."]
     if base := facts.get("model"):
         commit = f" at commit `{base['commit']}`" if base["commit"] else ""
         lines += ["", f"It starts from `{base['name']}`{commit}, whose licence holds on."]
@@ -167,6 +219,8 @@ def _sources(recipe: Recipe, facts: dict[str, Any]) -> list[tuple[str, str, dict
     if isinstance(recipe.data, RowsData):
         told = facts["rows"]
         return [(f"{told['name']} ({told['rows']:,} rows, {told['kind']})", NOT_STATED, told)]
+    if isinstance(recipe.data, TaskData):
+        return []  # problems are made from the recipe's seed; nothing is read
     assert isinstance(recipe.data, TextData)
     sources = recipe.data.domains or {"": recipe.data}
     found = []

@@ -16,6 +16,7 @@ from etude.data.tokenizers import Tokenizer, load
 from etude.engine import checkpoint
 from etude.engine.device import pick_device
 from etude.engine.ledger import Ledger
+from etude.engine.saving import load_weights
 from etude.errors import BadInput
 from etude.generate.pretrained import pretrained
 from etude.learn.language import CausalLM
@@ -23,8 +24,8 @@ from etude.recipe.build import Resolve, method_of, no_models
 from etude.recipe.config import parse
 from etude.recipe.folder import DATA_FILE, RECIPE_FILE, TOKENIZER_FILE
 from etude.recipe.material import Material
-from etude.recipe.models import Models, model_of
-from etude.recipe.tables import Recipe, RowsData, TextData
+from etude.recipe.models import Models, adapted, model_of
+from etude.recipe.tables import Recipe, RowsData, TaskData, TextData
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
         facts = json.loads((path / DATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(where, f"files that cannot be read ({error})", "the folder of a run") from error
-    if not isinstance(recipe.data, TextData | RowsData):
+    if not isinstance(recipe.data, TextData | RowsData | TaskData):
         raise BadInput(where, "a model of images or a table", "a language model")
     newest, passed_over = checkpoint.latest(path / "checkpoints")
     for line in passed_over:  # said wherever a run is read back: the model is an older one than its user thinks
@@ -80,10 +81,8 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
     run: Any = SimpleNamespace(seed=recipe.run.seed)  # all that making an architecture again asks of a run
     for entry in state["replacements"]:
         model = methods[entry["method"]].rebuild(run, model, entry["note"])
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise BadInput(where, str(error).replace("\n", " "), "a checkpoint of its own recipe's model") from error
+    model = adapted(recipe, model)
+    load_weights(model, state, where, "a checkpoint of its own recipe's model")
     tokenizer = load(path / TOKENIZER_FILE) if (path / TOKENIZER_FILE).exists() else None
     context = getattr(getattr(model, "config", None), "context", None)
     return Finished(

@@ -19,7 +19,7 @@ from etude.recipe.writing import plain
 
 M = TypeVar("M", bound=nn.Module)
 RECIPE_FILE, TOKENIZER_FILE, DATA_FILE = "recipe.toml", "tokenizer.json", "data.json"
-FREE = ("run.folder", "run.device", "run.checkpoint_every", "run.keep_checkpoints")
+FREE = ("run.folder", "run.device", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers")
 """What may differ on resume: where a run is computed and kept, not what is computed."""
 
 

@@ -164,6 +164,6 @@ def _evaluators(table: EvaluateTable, held: Source) -> dict[str, Evaluator]:
             domains = np.asarray(held.domains)  # type: ignore[attr-defined]
             parts = {n: SubsetSource(held, np.flatnonzero(domains == k)) for k, n in enumerate(names) if (domains == k).any()}
             made["domains"] = PerDomainLoss(dict(parts), limit=limit, batch_size=table.batch)
-        else:
-            raise BadInput("evaluate.measures", "'accuracy' of text", "loss or domains")
+        elif measure == "accuracy":
+            raise BadInput("evaluate.measures", "'accuracy' of text", "loss, domains, verifier or lm_eval:TASK")
     return made

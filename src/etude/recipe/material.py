@@ -10,7 +10,9 @@ import numpy as np
 from torch import nn
 
 from etude.data.tokenizers import Tokenizer
-from etude.engine.protocols import Evaluator, Objective, Source
+from etude.engine.protocols import Evaluator, Objective, Sampler, Source, Stream
+from etude.learn.problems import ProblemPool
+from etude.recipe.prompts import Asker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,9 @@ class Material:
     facts:     what identifies the data (hashes, counts) and what a user of the model needs (classes, scaling): plain JSON,
                written to the run's folder and compared on resume.
     objective_for, evaluators_for: where the objective needs the model as it is before training (a frozen reference).
+    stream_for: (model, sampler, note) -> the stream, where it is not the source's samples in batches.
+    asker, held_out_problems, stop_tokens: of data that is answered rather than read: how prompts reach the model, those that are
+               measured on, and what ends a response beside the model's own ends. held_out_lines: of rows, where those held out stand.
     """
 
     source: Source
@@ -38,6 +43,11 @@ class Material:
     group_names: Sequence[str] = field(default_factory=tuple)
     objective_for: Callable[[nn.Module], Objective] | None = None
     evaluators_for: Callable[[Objective], Mapping[str, Evaluator]] | None = None
+    stream_for: Callable[[nn.Module, Sampler, Callable[[str], None] | None], Stream] | None = None
+    asker: Asker | None = None
+    held_out_problems: ProblemPool | None = None
+    held_out_lines: Sequence[int] = ()
+    stop_tokens: tuple[int, ...] = ()
 
     def learnt_by(self, model: nn.Module) -> tuple[Objective, Mapping[str, Evaluator]]:
         """The objective and the evaluators for a model that is about to be trained."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from etude.errors import BadInput
 from etude.generate.hub import locate
 from etude.generate.pretrained import pretrained
 from etude.nn.convolution import Convolution, ConvolutionConfig
+from etude.nn.lora import lora
 from etude.nn.mlp import MLP
 from etude.nn.recurrent import RecurrentClassifier, RecurrentConfig, RecurrentLM
 from etude.nn.transformer import Transformer, TransformerConfig
@@ -19,6 +20,7 @@ from etude.recipe.material import Material
 from etude.recipe.settings import made, named, relocated, resolved
 from etude.recipe.tables import ConvolutionTable, PaperModel, PerceptronTable, PretrainedTable, Recipe, RecurrentTable, TransformerTable
 
+M = TypeVar("M", bound=nn.Module)
 Models = Callable[[str], Mapping[str, tuple[type, Callable[[Any], nn.Module]]]]
 """A paper's slug (or a file) -> its architectures: name -> (class of the configuration, class of the model).
 
@@ -57,6 +59,13 @@ def model_of(recipe: Recipe, material: Material, models: Models) -> nn.Module:
         raise BadInput(f"model.{key}", error.found, error.expected) from error
     kinds = {"text": "transformer, gru, lstm or elman", "images": "mlp, cnn, gru, lstm or elman", "a table": "mlp, gru, lstm or elman"}
     raise BadInput("model.kind", f"'{getattr(table, 'kind', '')}' for {material.kind}", kinds[material.kind])
+
+
+def adapted(recipe: Recipe, model: M) -> M:
+    """The model with the LoRA layers that a recipe asks for, in place. Raises BadInput for a target that it does not have."""
+    if recipe.lora is None:
+        return model
+    return lora(model, **recipe.lora.model_dump(), seed=recipe.run.seed)
 
 
 def pretrained_model(table: PretrainedTable, material: Material) -> nn.Module:

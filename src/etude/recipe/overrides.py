@@ -19,7 +19,7 @@ from etude.engine.schedule import SCHEDULES
 from etude.errors import BadInput
 from etude.recipe.tables import DATA, MODELS, OPTIMIZERS, SAMPLERS, BudgetTable, kind_of_data
 
-SOURCES = ("text", "corpus", "tokens", "domains", "images", "table")
+SOURCES = ("text", "corpus", "tokens", "domains", "images", "table", "rows", "task")
 """The keys of [data] that name the data; the first three name a domain's, too."""
 _DEFAULTS = {"model": "transformer", "optimizer": "adamw", "sampler": "shuffle", "schedule": "cosine"}
 _KINDS: dict[str, Mapping[str, type]] = {"model": MODELS, "optimizer": OPTIMIZERS, "sampler": SAMPLERS, "schedule": SCHEDULES}

@@ -28,6 +28,7 @@ from etude.learn.logprobs import frozen_copy
 from etude.learn.mapped import MappedPairs, MappedRows, fitted
 from etude.learn.preference import DPO, IPO, ORPO, PairLoss, Preference, SimPO
 from etude.recipe.material import Material
+from etude.recipe.prompts import Asker
 from etude.recipe.tables import EvaluateTable, ObjectiveTable, PretrainedTable, Recipe, RowsData
 
 LIMIT = 256
@@ -88,6 +89,14 @@ def parted(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
     return numbers[~held], numbers[held]
 
 
+def parted_samples(store: RowStore, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """As `parted`, by the file's rows: samples of one conversation stay on one side."""
+    lines = store.lines[:: store.rows_each]
+    row = np.cumsum(np.diff(lines, prepend=lines[:1]) != 0)
+    held = np.isin(row, parted(int(row[-1]) + 1, share)[1])
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
 def rows_material(recipe: Recipe, data: RowsData) -> Material:
     """Raises BadInput for rows that are wrong or too long, fewer than a batch, or an objective that does not fit them."""
     assert isinstance(recipe.model, PretrainedTable)
@@ -95,7 +104,7 @@ def rows_material(recipe: Recipe, data: RowsData) -> Material:
     reader = reader_of(found.path, found.name)
     store = read_rows(row_file(data.rows), reader)
     loss = pair_loss(recipe.objective, store.kind)
-    training, held_out = (None, None) if data.held_out_rows is not None else parted(len(store), data.held_out)
+    training, held_out = (None, None) if data.held_out_rows is not None else parted_samples(store, data.held_out)
     source, dropped, cut = samples(store, data.context, data.too_long, training)
     held = None
     if data.held_out_rows is not None:
@@ -112,7 +121,9 @@ def rows_material(recipe: Recipe, data: RowsData) -> Material:
         raise BadInput(data.rows, f"{len(source)} {what} for training", expected)
     weights = {path.name: path.stat().st_size for path in sorted(found.path.glob("*.safetensors"))}
     facts = {
-        "rows": {"name": Path(data.rows).name, "kind": store.kind, "sha256": store.sha256, "rows": len(store), "tokens": len(store.tokens)},
+        "rows": {
+            "name": Path(data.rows).name, "kind": store.kind, "sha256": store.sha256, "rows": store.num_lines, "tokens": len(store.tokens),
+        },
         "model": {"name": found.name, "commit": found.commit, "bytes": weights},
         "vocab": store.vocab, "samples": len(source), "held_out_samples": 0 if held is None else len(held), "dropped": dropped, "cut": cut,
     }  # fmt: skip
@@ -121,13 +132,14 @@ def rows_material(recipe: Recipe, data: RowsData) -> Material:
         objective=CausalLM() if store.kind == "text" else Finetune(),
         objective_for=None if loss is None else lambda model: Preference(loss, frozen_copy(model) if loss.needs_reference else None),
         evaluators={} if held is None or loss is not None else _evaluators(recipe.evaluate, held, store.kind),
-        evaluators_for=None
-        if held is None or loss is None
-        else lambda objective: {"held-out": HeldOutPairs(held, objective, recipe.evaluate)},
+        evaluators_for=None if held is None or loss is None else lambda objective: _pair_evaluators(recipe.evaluate, held, objective),
         facts=facts,
         vocab=store.vocab,
         tokenizer=reader.tokenizer,
         context=data.context,
+        asker=Asker(reader.tokenizer, reader.template),
+        held_out_lines=() if held_out is None else np.unique(store.lines[held_out * store.rows_each]).tolist(),
+        stop_tokens=() if reader.end is None else (reader.end,),
     )
 
 
@@ -149,10 +161,19 @@ def pair_loss(table: ObjectiveTable, kind: str) -> PairLoss | None:
 
 def _evaluators(table: EvaluateTable, held: Source, kind: str) -> dict[str, Evaluator]:
     for measure in table.measures or ("loss",):
-        if measure != "loss":
-            raise BadInput("evaluate.measures", f"'{measure}' of rows", "loss")
+        if measure in ("domains", "accuracy"):
+            raise BadInput("evaluate.measures", f"'{measure}' of rows", "loss, verifier or lm_eval:TASK")
+    if "loss" not in (table.measures or ("loss",)):
+        return {}
     objective = None if kind == "text" else Finetune()
     return {"held-out": HeldOutLoss(held, objective, limit=table.limit or LIMIT, batch_size=table.batch)}
+
+
+def _pair_evaluators(table: EvaluateTable, held: Source, objective: Objective) -> dict[str, Evaluator]:
+    if "domains" in (table.measures or ()):
+        raise BadInput("evaluate.measures", "'domains' of rows", "loss, accuracy, verifier or lm_eval:TASK")
+    wanted = table.measures is None or not {"loss", "accuracy"}.isdisjoint(table.measures)
+    return {"held-out": HeldOutPairs(held, objective, table)} if wanted else {}
 
 
 class HeldOutPairs:

@@ -12,6 +12,7 @@ from etude.engine.checkpoint import write_atomic
 from etude.engine.protocols import Sampling
 from etude.errors import BadInput
 from etude.generate.local import LocalGenerator
+from etude.nn.lora import merge_lora
 from etude.recipe.build import Resolve, no_models
 from etude.recipe.finished import finished
 from etude.recipe.models import Models
@@ -58,7 +59,7 @@ def sampled(
         raise BadInput(str(run), "no tokenizer", "a run on text, or tokens whose folder holds a tokenizer.json")
     sampling = replace(sampling, stop_tokens=done.stop_tokens)
     with Progress("generating", quiet) as shown:
-        generator = LocalGenerator(done.model, done.tokenizer, context=done.context, progress=shown.update)
+        generator = LocalGenerator(merge_lora(done.model), done.tokenizer, context=done.context, progress=shown.update)
         groups = generator.complete(texts, sampling, n=samples, seed=seed)
     rows: list[Row] = [
         {

@@ -25,8 +25,9 @@ def sampler_of(recipe: Recipe, material: Material) -> Sampler:
         return WeightedDraw(_weights(table.weights, material)[material.groups], table.share)
     if not isinstance(material.source, Labelled):
         raise BadInput("sampler.kind", f"'{table.kind}' for data without domains", "a corpus with domains, or [data.domains.NAME]")
-    if table.update_every % recipe.data.batch:
-        raise BadInput("sampler.update_every", repr(table.update_every), f"a multiple of data.batch ({recipe.data.batch})")
+    key, size = ("data.batch", recipe.data.batch) if recipe.rollouts is None else ("rollouts.prompts", recipe.rollouts.prompts)
+    if table.update_every % size:
+        raise BadInput("sampler.update_every", repr(table.update_every), f"a multiple of {key} ({size})")
     if isinstance(table, MixtureTable):
         return FixedMixture(_weights(table.weights, material), table.update_every)
     return _online(table, material)

@@ -1,8 +1,8 @@
 """`etude init`: a first recipe for a model and a file of rows, and what the model will see of them.
 
 Where the values come from: learning rate of fine-tuning, TRL's SFTConfig at commit 016013e; that of preferences, and both schedules
-(linear warmup, then linearly to 0) without weight decay, the model card of OLMo-7B-SFT (allenai, commit 103ff2e). What is marked
-`assumed` was not measured.
+(linear warmup, then linearly to 0) without weight decay, the model card of OLMo-7B-SFT (allenai, commit 103ff2e); those of GRPO, TRL's
+GRPOConfig (1.16.0) and the method's own paper (`learn.policy`). What is marked `assumed` was not measured.
 """
 
 from __future__ import annotations
@@ -16,14 +16,29 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.row_files import row_file
+from etude.data.row_files import RowFile, row_file
+from etude.data.row_kinds import COLUMNS
 from etude.data.row_store import RowStore
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput
 from etude.generate.hub import locate
 from etude.recipe.config import parse
-from etude.recipe.rows import parted, read_rows, reader_of
+from etude.recipe.prompts import Asker, levels_of, row_problems, task_of, task_problems
+from etude.recipe.rows import Reader, parted_samples, read_rows, reader_of
+from etude.recipe.verifiers import verifier_of
 
+SETTINGS = (
+    '# precision = "bfloat16"            # "auto" is that on CUDA, and float32 elsewhere',
+    '# micro_batch = "auto"              # samples computed at once: the most that fit; the batch and its loss stay what they are',
+    "# activation_checkpointing = true   # less memory for about a third more work; the same numbers",
+    '# trackers = ["tensorboard"]        # or "wandb", "trackio"',
+    "",
+    "# [lora]                            # only thin matrices beside the model's own are trained: etude export RUN DIR --to peft",
+    "# r = 16                            # TRL's, as alpha; LoRA takes a larger optimizer.lr, ten times and more (assumed)",
+    "# alpha = 32.0",
+    '# targets = "all-linear"            # or the ends of layers\' names, such as ["q_proj", "v_proj"]',
+)
+"""What many want to change, in a comment each: a line without its "# " is a key."""
 MULTIPLE = 64
 LONGEST = 2048
 """Most tokens of a context that is proposed; assumed."""
@@ -33,7 +48,10 @@ WORDS = {
     "completion": "prompts with completions, the completions are learnt",
     "messages": "conversations, the assistant's turns are learnt",
     "preference": "preferences, the chosen rather than the rejected completion is learnt (DPO)",
+    "prompt": "prompts, the model answers them and learns from what a verifier pays (GRPO)",
 }
+RESPONSE = 256
+"""Most tokens of a response that is proposed; assumed."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +74,105 @@ class Started:
     examples: tuple[Example, ...]
 
 
-def started(model: str, data: str, out: Path | None = None, *, revision: str | None = None) -> Started:
-    """Reads all rows, writes the recipe to `out` where it is given. Raises BadInput where `out` exists, and as `etude train` would."""
+def started(
+    model: str, data: str | None = None, out: Path | None = None, *, revision: str | None = None, verifier: str | None = None,
+    task: str | None = None,
+) -> Started:  # fmt: skip
+    """Reads all rows, writes the recipe to `out` where it is given.
+
+    verifier: a Python function by its import path: the rows' prompts are answered and paid (GRPO). task: a named task's problems instead
+    of rows. Raises BadInput where `out` exists, and as `etude train` would.
+    """
     if out is not None and out.exists():
         raise BadInput(str(out), "a file that is there already", "a new name")
+    if (data is None) == (task is None):
+        raise BadInput("etude init", "both --data and --task" if data else "neither --data nor --task", "one of them")
     found = locate(model, revision, "--model")
     reader = reader_of(found.path, found.name)
-    store = read_rows(row_file(data, "--data"), reader)
-    lengths = np.diff(store.offsets)
     most = _positions(found.path)
-    context = min(-(-(int(lengths.max()) - 1) // MULTIPLE) * MULTIPLE, LONGEST, most or LONGEST)
-    too_long = 0 if store.kind == "text" else int((lengths > context + 1).reshape(len(store), -1).any(1).sum())
-    text = _recipe(model, revision, data, store, context, too_long)
-    parse(tomllib.loads(text), str(out or "recipe"))
+    head = _head(model, revision)
+    if task is not None or verifier is not None:
+        done = _asked(head, reader, most, data, verifier, task)
+    else:
+        assert data is not None
+        file = row_file(data, "--data")
+        if _prompts_alone(file):
+            expected = "'./my_verifier.py:score' or 'my_module:score': rows with nothing but prompts are answered and paid (GRPO)"
+            raise BadInput("--verifier", "none", expected)
+        done = _learnt(head, reader, most, data, file)
+    parse(tomllib.loads(done.recipe), str(out or "recipe"))
     if out is not None:
         try:
-            write_atomic(out, text)
+            write_atomic(out, done.recipe)
         except OSError as error:
             raise BadInput(str(out), error.strerror or str(error), "a file in a folder that can be written") from error
+    return done
+
+
+def _learnt(head: list[str], reader: Reader, most: int | None, data: str, file: RowFile) -> Started:
+    """Of rows that say what is to be learnt."""
+    store = read_rows(file, reader)
+    lengths = np.diff(store.offsets)
+    context = min(-(-(int(lengths.max()) - 1) // MULTIPLE) * MULTIPLE, LONGEST, most or LONGEST)
+    too_long = 0 if store.kind == "text" else int((lengths > context + 1).reshape(len(store), -1).any(1).sum())
+    text = _recipe(head, data, store, context, too_long)
     return Started(text, store.kind, len(store), context, too_long, examples(store, reader.tokenizer))
+
+
+def _prompts_alone(file: RowFile) -> bool:
+    """Whether the first row has a prompt and nothing that answers it."""
+    row = next((row for _, row in file.rows()), {})
+    return "prompt" in row and not any(all(column in row for column in columns) for columns in COLUMNS.values())
+
+
+def _asked(head: list[str], reader: Reader, most: int | None, data: str | None, verifier: str | None, task: str | None) -> Started:
+    """Of prompts that are answered: a file's or a task's."""
+    function = None if verifier is None else verifier_of(verifier, "--verifier")
+    asker = Asker(reader.tokenizer, reader.template)
+    chat = False
+    if data is not None:
+        file = row_file(data, "--data")
+        problems = list(row_problems(file, asker, function))
+        if not problems:
+            raise BadInput(file.name, "no rows", "at least one")
+        what = f"{len(problems):,} rows of {Path(data).name}"
+    else:
+        try:
+            made = task_of(task or "", None, "")
+        except BadInput as error:
+            raise (error.at("--task") if error.where == ".task" else error) from error
+        levels = levels_of(made, None, "--task")
+        chat = _has_template(reader)
+        problems = task_problems(made, asker, seed=0, difficulties=levels, count=64, chat=chat)[levels[0]]
+        what = f"Problems of {made.name}"
+    lengths = np.array([len(reader.tokenizer.encode(problem.prompt)) for problem in problems])
+    longest = min(LONGEST, most or LONGEST)
+    response = min(RESPONSE, max(1, longest - int(np.median(lengths))))
+    context = min(-(-(int(lengths.max()) + response) // MULTIPLE) * MULTIPLE, longest)
+    too_long = int((lengths > context + 1 - response).sum())
+    shown = tuple(Example(p.id, ((p.prompt, False), ("...", True))) for p in problems[:SHOWN])
+    text = _asking_recipe(head, what, data, task, verifier, chat, context, response, too_long, lengths)
+    return Started(text, "prompt", len(problems), context, too_long, shown)
+
+
+def _has_template(reader: Reader) -> bool:
+    try:
+        return reader.template is not None and reader.template() is not None
+    except BadInput:
+        return False
+
+
+def _head(model: str, revision: str | None) -> list[str]:
+    quoted = json.dumps(model, ensure_ascii=False)
+    return [
+        "#   etude train THIS_FILE                    change a value: etude train THIS_FILE optimizer.lr=1e-5",
+        "#   etude export RUN DIR --to hf             the trained model, for transformers",
+        "schema = 1",
+        "",
+        "[model]",
+        f"pretrained = {quoted}",
+        *([f"revision = {json.dumps(revision)}"] if revision else []),
+    ]
 
 
 def _positions(folder: Path) -> int | None:
@@ -86,25 +184,19 @@ def _positions(folder: Path) -> int | None:
     return (config.get("text_config") or config).get("max_position_embeddings")
 
 
-def _recipe(model: str, revision: str | None, data: str, store: RowStore, context: int, too_long: int) -> str:
+def _recipe(head: list[str], data: str, store: RowStore, context: int, too_long: int) -> str:
     pairs = store.kind == "preference"
     share = 0.05 if len(store) >= 40 else 0.2
-    training = len(parted(len(store), share)[0])
+    training = len(parted_samples(store, share)[0])
     if store.kind == "text":
         training = max(1, -(-int(len(store.tokens) * (1 - share)) // (context + 1)))
     batch = max(1, min(8, training // 2))
     lengths = np.diff(store.offsets)
     told = f"half of the rows have at most {int(np.median(lengths))} tokens, the longest has {int(lengths.max())}"
-    quoted = json.dumps(model, ensure_ascii=False)
+    several = f", {len(store):,} samples of them, as the chat template rewrites earlier turns" if store.num_lines < len(store) else ""
     lines = [
-        f"# {len(store):,} rows of {Path(data).name}: {WORDS[store.kind]}.",
-        "#   etude train THIS_FILE                    change a value: etude train THIS_FILE optimizer.lr=1e-5",
-        "#   etude export RUN DIR --to hf             the trained model, for transformers",
-        "schema = 1",
-        "",
-        "[model]",
-        f"pretrained = {quoted}",
-        *([f"revision = {json.dumps(revision)}"] if revision else []),
+        f"# {store.num_lines:,} rows of {Path(data).name}: {WORDS[store.kind]}{several}.",
+        *head,
         "",
         "[data]",
         f"rows = {json.dumps(data, ensure_ascii=False)}",
@@ -140,9 +232,89 @@ def _recipe(model: str, revision: str | None, data: str, store: RowStore, contex
         "[budget]",
         f"samples = {3 * training:<14} # three times all rows for training: OLMo-7B-SFT's card",
         "",
+        "[evaluate]",
+        *MEASURES,
+        "",
         "[run]",
         "clip = 1.0               # assumed",
         'folder = "runs/' + Path(data).stem + '"',
+        *SETTINGS,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+MEASURES = [
+    'measures = ["loss"]      # also "verifier", and "lm_eval:TASK" (pip install \'etude[lm-eval]\')',
+    "# [evaluate.verifier]    # the share of the held-out prompts that a Python function accepts the answer to",
+    '# use = "./my_verifier.py:score"',
+]
+
+
+def _asking_recipe(
+    head: list[str], what: str, data: str | None, task: str | None, verifier: str | None, chat: bool, context: int, response: int,
+    too_long: int, lengths: np.ndarray,
+) -> str:  # fmt: skip
+    told = f"half of the prompts have at most {int(np.median(lengths))} tokens, the longest has {int(lengths.max())}"
+    if data is not None:
+        policy, other = ('"drop"', '"error"') if too_long else ('"error"', '"drop"')
+        source = [
+            f"rows = {json.dumps(data, ensure_ascii=False)}",
+            "held_out = 0.05          # share of the prompts, spread evenly, that is measured on; assumed",
+            f"too_long = {policy:<13} # or {other}; {too_long or 'no'} prompts leave no room for a response",
+        ]
+    else:
+        source = [
+            f"task = {json.dumps(task)}",
+            f"chat = {'true ' if chat else 'false'}             # the problem as a user's turn under the model's chat template",
+            "problems = 512           # of each difficulty (difficulties = [...]); assumed",
+        ]
+    folder = Path(data).stem if data is not None else str(task).replace("/", "-")
+    lines = [
+        f"# {what}: {WORDS['prompt']}.",
+        *head,
+        "",
+        "[data]",
+        *source,
+        f"context = {context:<14} # tokens of prompt and response; {told}",
+        "batch = 8                # rollouts at a time; with run.accumulate, 64 an update: the whole round",
+        "",
+        "[objective]",
+        'kind = "grpo"            # or dr-grpo, dapo, reinforce, rloo',
+        *([f"verifier = {json.dumps(verifier, ensure_ascii=False)}"] if verifier is not None else []),
+        "kl = 0.0                 # TRL's GRPOConfig; the paper's 0.04 keeps a frozen copy of the model",
+        'failures = "stop"        # or "zero": what a verifier that raises or gives no number does',
+        "",
+        "[rollouts]",
+        "prompts = 8              # a round; assumed",
+        "samples = 8              # responses to each: TRL's GRPOConfig",
+        f"max_tokens = {response:<11} # of a response; assumed",
+        "temperature = 1.0        # TRL's GRPOConfig",
+        "",
+        "[optimizer]",
+        'kind = "adamw"',
+        "lr = 1e-6                # TRL's GRPOConfig; small models bear 100 times that (assumed)",
+        "weight_decay = 0.0       # transformers' TrainingArguments",
+        "betas = [0.9, 0.999]     # torch's default",
+        "",
+        "[schedule]",
+        'kind = "linear"          # transformers\' TrainingArguments: down to 0',
+        "warmup = 0.0",
+        "final = 0.0",
+        "",
+        "[budget]",
+        "steps = 200              # updates; assumed",
+        "",
+        "[evaluate]",
+        'measures = ["verifier"]  # also "lm_eval:TASK" (pip install \'etude[lm-eval]\')',
+        "",
+        "[evaluate.verifier]      # greedy answers to the held-out prompts; samples, temperature and max_tokens change that",
+        "limit = 64               # prompts; assumed",
+        "",
+        "[run]",
+        "accumulate = 8",
+        "clip = 1.0               # assumed",
+        f'folder = "runs/{folder}-grpo"',
+        *(line for line in SETTINGS if "micro_batch" not in line),  # data.batch says how many rollouts are computed at once
     ]
     return "\n".join(lines) + "\n"
 

@@ -81,7 +81,7 @@ def _material(
 def _evaluators(table: EvaluateTable, x: Tensor, y: Tensor, classes: bool) -> dict[str, Evaluator]:
     measures = table.measures or (("loss", "accuracy") if classes else ("loss",))
     for measure in measures:
-        if measure == "domains" or (measure == "accuracy" and not classes):
+        if measure not in ("loss", "accuracy") or (measure == "accuracy" and not classes):
             raise BadInput("evaluate.measures", f"'{measure}'", "loss or accuracy" if classes else "loss, where a number is predicted")
     if table.limit is not None and table.limit < len(y):
         rows = np.linspace(0, len(y) - 1, table.limit).round().astype(np.int64)

@@ -11,33 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-
-def _whole(value: Any) -> Any:
-    """1e6 is a float to TOML and a count to everyone else."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("a text that is not empty")
-    return text
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=1)]
-Real = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[Real, Field(ge=0, le=1)]
-Part = Annotated[Real, Field(gt=0, lt=1)]
-Below1 = Annotated[Real, Field(ge=0, lt=1)]
-Positive = Annotated[Real, Field(gt=0)]
-NotNegative = Annotated[Real, Field(ge=0)]
-Text = Annotated[str, AfterValidator(_not_empty)]
-Weights = Annotated[dict[str, NotNegative], Field(min_length=1)]
-Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from etude.recipe.answer_tables import HarnessTable, RolloutsTable, TaskData, VerifierTable, measure
+from etude.recipe.fields import Activation, Below1, Count, NotNegative, Part, Positive, Real, Share, Table, Text, Weights, Whole
 
 
 # --- [model] ----------------------------------------------------------------------------------------------------------
@@ -129,7 +104,10 @@ class TextData(TextSource):
 
 
 class RowsData(Table):
-    """Rows of a JSONL or Parquet file, or of a folder that `datasets` saved, in TRL's columns, for a pretrained model."""
+    """Rows of a JSONL or Parquet file, or of a folder that `datasets` saved, in TRL's columns, for a pretrained model.
+
+    On-policy objectives read the column `prompt` alone and hand the others to the verifier; `batch` is rollouts an update then.
+    """
 
     rows: Text
     held_out: Below1 = 0.05  # share of the rows, spread evenly, that is measured on; assumed
@@ -157,7 +135,7 @@ class TableData(Table):
     batch: Count = 32
 
 
-DATA: dict[str, type[Table]] = {"text": TextData, "rows": RowsData, "images": ImageData, "table": TableData}
+DATA: dict[str, type[Table]] = {"text": TextData, "rows": RowsData, "task": TaskData, "images": ImageData, "table": TableData}
 
 
 # --- [sampler] --------------------------------------------------------------------------------------------------------
@@ -235,6 +213,24 @@ class MuonTable(Table):
 OPTIMIZERS: dict[str, type[Table]] = {"adamw": AdamWTable, "sgd": SGDTable, "muon": MuonTable}
 
 
+# --- [lora] -----------------------------------------------------------------------------------------------------------
+def _targets(value: Any) -> str | tuple[str, ...]:
+    if value == "all-linear":
+        return value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(v, str) and v.strip() for v in value):
+        raise ValueError('"all-linear" or a list of names of layers, such as ["q_proj", "v_proj"]')
+    return tuple(value)
+
+
+class LoraTable(Table):
+    """The model is frozen; beside its linear layers thin matrices are trained, in the format of `peft`."""
+
+    r: Count = 16  # TRL's, as alpha is
+    alpha: Positive = 32.0
+    dropout: Below1 = 0.0
+    targets: Annotated[Any, AfterValidator(_targets)] = "all-linear"  # or the ends of layers' names
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 class ScheduleTable(Table):
     kind: Literal["constant", "linear", "cosine", "wsd", "infinite"] = "cosine"
@@ -258,21 +254,41 @@ class BudgetTable(Table):
     weights: Annotated[dict[str, Positive], Field(min_length=1)] | None = None
 
 
+PAIRS = ("dpo", "ipo", "orpo", "simpo")
+POLICIES = ("grpo", "dr-grpo", "dapo", "reinforce", "rloo")
+"""The on-policy objectives."""
+
+
 class ObjectiveTable(Table):
+    """Preferences read beta to normalised, on-policy objectives kl to failures; what is not given is the method's own."""
+
     label_smoothing: Share = 0.0  # of cross entropy, on images and classes
-    kind: Literal["dpo", "ipo", "orpo", "simpo"] | None = None  # of preferences; dpo where not given
+    kind: Literal["dpo", "ipo", "orpo", "simpo", "grpo", "dr-grpo", "dapo", "reinforce", "rloo"] | None = None
     beta: Positive | None = None  # dpo, ipo, simpo
     gamma: NotNegative | None = None  # simpo
     weight: Positive | None = None  # orpo
     normalised: bool | None = None  # dpo: means over tokens, not sums
+    kl: NotNegative | None = None  # weight of the KL to the model as it was
+    clip_low: NotNegative | None = None  # grpo, dr-grpo, dapo
+    clip_high: NotNegative | None = None
+    entropy: NotNegative | None = None  # weight of the bonus, nats
+    verifier: Text | None = None  # "my_module:score" or "./my_verifier.py:score"; a task has its own
+    failures: Literal["stop", "zero"] | None = None  # what a verifier that raises or gives no number does; stop where not given
+
+
+PAIR_KEYS = ("beta", "gamma", "weight", "normalised")
+POLICY_KEYS = ("kl", "clip_low", "clip_high", "entropy", "verifier", "failures")
 
 
 class EvaluateTable(Table):
-    """What is measured on held-out data. Without `measures`: the loss, and the accuracy where there are classes."""
+    """What is measured on held-out data. Without `measures`: the loss, and the accuracy where there are classes; of on-policy
+    objectives, or where there is [evaluate.verifier], what the verifier accepts."""
 
-    measures: Annotated[tuple[Literal["loss", "domains", "accuracy"], ...], Field(min_length=1)] | None = None
+    measures: Annotated[tuple[Annotated[str, AfterValidator(measure)], ...], Field(min_length=1)] | None = None
     limit: Count | None = None  # samples, spread evenly; 256 of a text and all of other data where not given
     batch: Count = 32
+    verifier: VerifierTable | None = None
+    lm_eval: HarnessTable | None = None
 
 
 class MethodTable(BaseModel):
@@ -290,8 +306,22 @@ def _none(value: Any) -> Any:
     return None if value == "none" else value
 
 
+def _micro_batch(value: Any) -> int | str | None:
+    if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError('a whole number >= 1, or "auto"')
+
+
 Clip = Annotated[Positive | None, BeforeValidator(_none)]
-Interval = Annotated[Real, Field(gt=0, le=1)]
+
+
+def _share(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError("a share of the budget, above 0 and at most 1")
+    return value
+
+
+Interval = Annotated[Real, AfterValidator(_share)]
 
 
 class RunTable(Table):
@@ -300,13 +330,16 @@ class RunTable(Table):
     seed: Annotated[Whole, Field(ge=0)] = 0
     device: Text = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, the same numbers
     clip: Clip = 1.0  # of the gradients' norm, or "none"
-    accumulate: Count = 1  # micro-batches an update
+    accumulate: Count = 1  # batches an update
+    micro_batch: Annotated[Any, AfterValidator(_micro_batch)] = None  # most samples computed at once, or "auto": the most that fit
     feedback_every: Count = 1  # updates between what a sampler is told
     log_every: Count = 1  # updates
     evaluate_every: Interval = 0.1
     checkpoint_every: Interval = 0.1
     keep_checkpoints: Count = 2
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # that are shown what goes to metrics.jsonl
     folder: Text = "runs/train"
 
 
@@ -314,7 +347,7 @@ def kind_of_data(table: Any) -> str:
     """Which of `DATA` a `[data]` table is, by the key that names the data."""
     if not isinstance(table, Mapping):
         table = {name: True for name, value in dict(table).items() if value is not None} if isinstance(table, Table) else {}
-    return next((key for key in ("table", "images", "rows") if key in table), "text")
+    return next((key for key in ("table", "images", "task", "rows") if key in table), "text")
 
 
 def kind_of_model(table: Any) -> str:
@@ -349,6 +382,7 @@ Model = Annotated[
 Data = Annotated[
     Annotated[TextData, Tag("text")]
     | Annotated[RowsData, Tag("rows")]
+    | Annotated[TaskData, Tag("task")]
     | Annotated[ImageData, Tag("images")]
     | Annotated[TableData, Tag("table")],
     Discriminator(kind_of_data),
@@ -371,9 +405,11 @@ class Recipe(Table):
 
     schema_: Literal[1] = Field(alias="schema")
     model: Model = TransformerTable()
+    lora: LoraTable | None = None
     data: Data = TextData()
     sampler: Sampler = ShuffleTable()
     objective: ObjectiveTable = ObjectiveTable()
+    rollouts: RolloutsTable | None = None
     optimizer: Optimizer = AdamWTable()
     optimizers: Annotated[dict[str, Optimizer], Field(min_length=1)] | None = None
     schedule: ScheduleTable = ScheduleTable()

@@ -108,6 +108,8 @@ def _known_settings(settings: Mapping[str, Any]) -> None:
     handed = ("stream", "progress", *inspect.signature(train).parameters)
     own = [name for name in inspect.signature(Trainer).parameters if name not in handed]
     for key in settings:
+        if key in ("lr", "learning_rate"):
+            raise BadInput(f"{HERE}{key}", repr(settings[key]), f"optimizer=AdamW(lr={settings[key]!r}), from etude.engine.optim")
         if key not in own:
             names = [n for n in inspect.signature(train).parameters if n != "settings"]
             raise unknown_key(f"{HERE}{key}", key, [*names, *own])
@@ -144,16 +146,20 @@ def train_recipe(
     methods: Sequence[Method] = ()
     with Progress(places.file, quiet) as shown:
         try:
-            trainer = build(recipe, resolve, models, progress=shown.update)
+            trainer = build(recipe, resolve, models, progress=shown.update, note=shown.note)
             methods = trainer.hooks.methods
             if resume:
                 check_data(trainer.beside, folder)
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
+            trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
             notes = [f"{line} in {places.file}" for line in replaced(read(Path(path)), overrides)]
             facts = json.loads(trainer.beside[DATA_FILE])
             notes += [f"{facts[what]} rows {what}: too long for data.context" for what in ("dropped", "cut") if facts.get(what)]
-            shown.announce("\n".join([*notes, f"{size:,} parameters, on {trainer.device}, into {recipe.run.folder}"]))
+            if resume and not any((folder / "checkpoints").glob("step-*")):
+                notes.append(f"no checkpoint in {folder} yet: from the beginning")
+            some = f", {trained:,} of them trained" if trained < size else ""
+            shown.announce("\n".join([*notes, f"{size:,} parameters{some}, on {trainer.device}, into {recipe.run.folder}"]))
             command = shlex.join(["etude", "train", str(path), *overrides, "--resume"])
             with stoppable(trainer, f"`{command}`", shown.say):
                 result = trainer.run(resume=resume)
@@ -163,11 +169,15 @@ def train_recipe(
             shown.say(f"passed over {line}")
         if result.set_aside:
             shown.say(f"what an earlier run had logged there is in {result.set_aside}")
+    seconds = result.ledger.of("seconds")
+    generating = {"generate_share": seconds["generate"] / sum(seconds.values())} if seconds.get("generate") else {}
     return {
         "folder": str(folder),
         "steps": result.steps,
         "resumed_from": result.resumed_from,
         "metrics": result.metrics,
         "parameters": result.parameters,
+        "micro_batch": result.micro_batch,
+        **generating,
         "ledger": result.ledger.as_dict(),
     }

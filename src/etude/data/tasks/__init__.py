@@ -15,15 +15,18 @@ from etude.errors import one_of
 
 _HOMES = {
     "addition": ("sums", "Addition"),
+    "arithmetic": ("arithmetic", "Arithmetic"),
     "chains": ("chains", "Chains"),
     "constrained-strings": ("strings", "ConstrainedStrings"),
     "copying": ("sequences", "Copying"),
     "countdown": ("countdown", "Countdown"),
     "key-recall": ("recall", "KeyRecall"),
     "knights": ("knights", "Knights"),
+    "lego": ("lego", "Lego"),
     "parity": ("sequences", "Parity"),
     "paths": ("paths", "Paths"),
     "sorting": ("sequences", "Sorting"),
+    "sorting-hints": ("hints", "SortingHints"),
     "sudoku-4x4": ("sudoku", "Sudoku"),
     "sum-chains": ("sums", "SumChains"),
     "zebra": ("zebra", "Zebra"),

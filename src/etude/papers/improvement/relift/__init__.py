@@ -7,8 +7,9 @@
 
 Source: Ma et al. 2025, arXiv 2506.07527; authors' code TheRoadQaQ/ReLIFT at eb95454 (relift/verl/verl/relift: trainer.py, actor.py,
 core_algos.py; examples/math-7b/train.sh).
-Scaled down: countdown with a base of 0.45M parameters, taught sums and differences of three numbers, instead of mathematics at 7B.
-It still tests the claim: half of the questions need what the base has hardly seen, so that most of their groups of rollouts fail whole.
+Scaled down: countdown with a base of 0.2M parameters, taught sums and differences of three numbers with many a sign wrong, instead of
+mathematics at 7B. It still tests the claim: reinforcement has what it can sharpen, and half of the questions need what the base has
+hardly seen, so that most of their groups of rollouts fail whole.
 
 On a model, a pool of problems and demonstrations (number in the pool -> text) of one's own:
 

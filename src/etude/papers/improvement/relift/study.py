@@ -13,12 +13,10 @@ from etude.papers.improvement.relift.settings import Settings
 from etude.papers.improvement.relift.text import model_config
 
 CPU = Settings()
-QUICK = replace(
-    CPU, width=64, depth=3, base_updates=600, pool=800, budget_tokens=100_000, num_test=240, test_samples=2
-)  # fmt: skip
+QUICK = replace(CPU, base_updates=300, pool=800, budget_tokens=120_000, num_test=200, test_samples=2)
 SMOKE = replace(
-    QUICK, width=16, depth=1, heads=2, base_questions=128, base_updates=20, base_batch=16, pool=32, prompts=4, samples=2, minibatch=8,
-    size=4, budget_tokens=1_000, alone_batch=8, num_test=8, base_samples=2, test_samples=1,
+    QUICK, width=16, depth=1, heads=2, base_questions=128, base_copies=1, base_updates=20, base_batch=16, pool=32, prompts=4, samples=2,
+    minibatch=8, size=4, budget_tokens=1_000, alone_batch=8, num_test=8, base_samples=2, test_samples=1,
 )  # fmt: skip
 
 
@@ -77,8 +75,8 @@ SOURCES = {
     "largest": "ours: the paper has mathematics", "target": "ours",
     "vocab": MODEL, "width": MODEL, "depth": MODEL, "heads": MODEL, "kv_heads": MODEL, "hidden": MODEL, "tied": MODEL,
     "context": f"{SCRIPT}: prompts to 1,024, responses to 8,192", "max_tokens": SCRIPT,
-    "base_questions": "ours: the paper's base is given", "base_beyond": "ours", "base_updates": "ours", "base_batch": "ours",
-    "base_lr": "ours",
+    "base_questions": "ours: the paper's base is given", "base_beyond": "ours", "base_slips": "ours", "base_copies": "ours",
+    "base_updates": "ours", "base_batch": "ours", "base_lr": "ours",
     "pool": "Elliott/Openr1-Math-46k-8192: 45.8k rows", "prompts": SCRIPT, "samples": SCRIPT,
     "minibatch": f"{SCRIPT}: 64 prompts; {CODE}/fsdp_worker.py multiplies by the 8 rollouts",
     "budget_tokens": "ours: the paper trains for up to 3 epochs", "lr": SCRIPT, "warmup": f"{CODE}/config: none", "entropy": SCRIPT,
@@ -87,7 +85,14 @@ SOURCES = {
     "num_test": "ours", "base_samples": "section 2: 8", "test_samples": "assumed", "test_temperature": f"{SCRIPT}: val_temperature",
 }  # fmt: skip
 DEVIATIONS = (
-    ("model and task", "Qwen2.5-Math-7B, 1.5B and Qwen2.5-7B on mathematics", "0.45M on countdown", "runs on two cores", "unknown"),
+    ("model and task", "Qwen2.5-Math-7B, 1.5B and Qwen2.5-7B on mathematics", "0.2M on countdown", "runs on two cores", "unknown"),
+    (
+        "base",
+        "pretrained on text and mathematics",
+        "taught sums of three numbers, two answers in five with a sign wrong",
+        "what it can do it must not do every time, or reinforcement has nothing to sharpen",
+        "larger effect of reinforcement, in every arm that has it",
+    ),
     (
         "what is hard",
         "found among 45.8k questions",
@@ -95,7 +100,7 @@ DEVIATIONS = (
         "a band of known size",
         "larger effect",
     ),
-    ("demonstrations", "DeepSeek-R1's long solutions", "short answers that the task itself has drawn", "fits 0.45M", "unknown"),
+    ("demonstrations", "DeepSeek-R1's long solutions", "short answers that the task itself has drawn", "fits 0.2M", "unknown"),
     (
         "order of the buffer",
         "new rows before old ones, taken from the front: old ones starve",
@@ -129,8 +134,8 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="3k parameters / 1k tokens"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.15M parameters / 0.1M tokens"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.45M parameters / 0.6M tokens"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 0.12M tokens"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 0.4M tokens"),
         "paper": Scale(settings=PAPER, seeds=3, size="7.6B parameters / 45.8k questions", sources=SOURCES),
     },
     claims=CLAIMS,

@@ -4,7 +4,8 @@
     times   three numbers, needs a product       3 4 5=17:3*4+5            a sign that it has seldom seen
     four    four numbers, + and -                1 2 3 4=10:4+3+2+1        a length that it has seldom seen
 
-Of the kinds beyond it the base has seen a few: enough to write such answers, not to find right ones.
+Of the kinds beyond it the base has seen a few: enough to write such answers, not to find right ones. Of all answers that it is taught
+a share has one sign wrong, so that it is careless where it could be right: what reinforcement can mend without a demonstration.
 
 Questions are split by what they ask (the numbers in order of size, and the target): none of the test is trained on, in any order.
 """
@@ -21,8 +22,9 @@ import numpy as np
 
 from etude.data.tasks import task
 from etude.data.tokenizers import Characters
+from etude.engine.optim import AdamW, Muon
 from etude.engine.protocols import Problem, Sampling, Task
-from etude.engine.streams import derive
+from etude.engine.streams import derive, numpy_rng
 from etude.learn.problems import Domain, ProblemPool, SingleTurn
 from etude.learn.warmstart import Base, warm_start
 from etude.nn.transformer import TransformerConfig
@@ -97,11 +99,32 @@ def encode(text: str) -> np.ndarray:
     return TOKENIZER.encode(text).astype(np.int64)
 
 
-def base_model(settings: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
+def slip(kind: str, problem: Problem, settings: Settings, rng: np.random.Generator) -> str:
+    """The problem's answer with one sign changed so that it is wrong; as it is where no such change makes it so."""
+    operations, _ = KINDS[kind]
+    answer, changed = problem.answer, []
+    for place, sign in enumerate(answer):
+        changed += [answer[:place] + other + answer[place + 1 :] for other in operations if sign in operations and other != sign]
+    wrong = [text for text in changed if not family(operations, settings.largest, settings.target).verify(problem, text)]
+    return wrong[int(rng.integers(len(wrong)))] if wrong else answer
+
+
+def base_rows(settings: Settings, seed: int) -> list[tuple[str, str]]:
+    """What the base is taught: (prompt, answer), some of the answers with a slip, of a question perhaps in one row and not in another."""
     beyond = int(settings.base_questions * settings.base_beyond / 2)
     counts = {"sums": settings.base_questions - 2 * beyond, "times": beyond, "four": beyond}
-    taught = [p for kind, count in counts.items() for p in islice(problems(kind, settings, seed, "base"), count)]
+    rng = numpy_rng(seed, "slips")
+    return [
+        (p.prompt, slip(kind, p, settings, rng) if rng.random() < settings.base_slips else p.answer)
+        for kind, count in counts.items()
+        for p in islice(problems(kind, settings, seed, "base"), count)
+        for _ in range(settings.base_copies)
+    ]
+
+
+def base_model(settings: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
+    optimizer = Muon(lr=settings.base_lr, weight_decay=0.01, rest=AdamW(lr=settings.base_lr / 8, weight_decay=0.01))
     return warm_start(
-        [(p.prompt, p.answer) for p in taught], name="sums of three numbers", config=model_config(settings), tokenizer=TOKENIZER, end=END,
-        steps=settings.base_updates, batch_size=settings.base_batch, lr=settings.base_lr, seed=seed, progress=progress,
+        base_rows(settings, seed), name="sums of three numbers", config=model_config(settings), tokenizer=TOKENIZER, end=END,
+        steps=settings.base_updates, batch_size=settings.base_batch, optimizer=optimizer, seed=seed, progress=progress,
     )  # fmt: skip

@@ -112,11 +112,14 @@ def searching(job: Job, make: Make, *, valued: bool = True) -> Outcome:
     return bench.outcome(told, {"solve rate / cost": (costs, rates)})
 
 
-def training(job: Job, make: Make, *, valued: bool = True, preference: bool = False) -> Outcome:
-    """Rounds of self-training with a search: ReST-MCTS* by its own, ReST-EM and DPO by samples."""
+def training(job: Job, make: Make, *, valued: bool = True, preference: bool = False, written: bool = False) -> Outcome:
+    """Rounds of self-training with a search: ReST-MCTS* by its own, ReST-EM and DPO by samples.
+
+    written: the policy is shown the written solutions that the first value model was taught from, in every round.
+    """
     bench = Bench(job, valued=valued)
     s: Settings = job.settings
-    steps = self_training(bench, make, valued=valued, preference=preference)
+    steps = self_training(bench, make, valued=valued, preference=preference, written=written)
     start = bench.test.greedy(bench.base, s)
 
     def tell(event: Progress) -> None:
@@ -139,7 +142,7 @@ def training(job: Job, make: Make, *, valued: bool = True, preference: bool = Fa
     return bench.outcome(metrics, {"greedy accuracy / round": ([float(i) for i in range(len(told))], curve)})
 
 
-def self_training(bench: Bench, make: Make, *, valued: bool, preference: bool) -> SelfTraining:
+def self_training(bench: Bench, make: Make, *, valued: bool, preference: bool, written: bool = False) -> SelfTraining:
     """The loop's steps, with the base and the first value model to begin with."""
     s, seed = bench.settings, bench.job.seed
     learning = Learning(
@@ -151,6 +154,7 @@ def self_training(bench: Bench, make: Make, *, valued: bool, preference: bool) -
     posed = {name: problem for items in rounds.values() for name, problem in items.items()}
     text.check_disjoint(posed, bench.test.problems)
     limit = bench.limit(s.training_limit)
+    shown = text.value_problems(s, seed).values() if written else ()
     return SelfTraining(
         policy=frozen_copy(bench.base).requires_grad_(True), value=bench.value, search=make(s, limit), limit=limit, learning=learning,
         seed=seed, questions=lambda number: [(name, text.encoded(problem)) for name, problem in rounds[number].items()],
@@ -159,4 +163,5 @@ def self_training(bench: Bench, make: Make, *, valued: bool, preference: bool) -
         expand=lambda model, number, ledger: text.steps_of(model, s, derive(seed, "search", number), ledger),
         evaluate=lambda model, ledger: text.values_of(model, s, ledger),
         measure=lambda model: bench.test.greedy(model, s),
+        written=[(text.encoded(p), np.array([t for step in text.written_path(p) for t in step.tokens])) for p in shown],
     )  # fmt: skip

@@ -42,23 +42,23 @@ class Settings:
     max_depth: int = 8  # steps of a path
     beam_width: int = 2
     per_call: float = 4.0  # generated tokens that one value costs as much as: those of a step
-    limits: tuple[float, ...] = (200.0, 600.0)  # of a test question, tokens and value calls
+    limits: tuple[float, ...] = (100.0, 200.0, 400.0, 800.0)  # of a test question, tokens and value calls
     # self-training
     rounds: int = 2
     questions: int = 300  # of a round
-    training_limit: float = 300.0  # of a question
+    training_limit: float = 900.0  # of a question
     at_least: float = 0.2  # value filter of traces
     most_traces: int = 4  # of a question
     updates: int = 100  # of the policy, a round
     batch: int = 48
     lr: float = 1e-3
-    dpo_lr: float = 3e-4
+    dpo_lr: float = 1e-4
     beta: float = 0.1
     value_updates: int = 100  # a round
     value_batch: int = 48
     value_lr: float = 2e-3
     # measuring
-    num_test: int = 250
+    num_test: int = 300
 
     def __post_init__(self) -> None:
         if not self.operations or min(self.rounds, self.questions, self.num_test, self.value_questions) < 1:

@@ -48,6 +48,10 @@ ARMS = {
     "ReST-EM": Arm(
         run=partial(arms.training, make=arms.self_consistency, valued=False), about="SFT on right samples", planned=planned
     ),
+    "ReST-EM, solutions": Arm(
+        run=partial(arms.training, make=arms.self_consistency, valued=False, written=True),
+        about="the same, and the written solutions that the value model was taught from", planned=planned,
+    ),
     "DPO": Arm(
         run=partial(arms.training, make=arms.self_consistency, valued=False, preference=True),
         about="DPO on right and wrong samples", planned=planned,
@@ -57,10 +61,25 @@ ARMS = {
 SPENT = ("search.cost", "train.steps")
 WHOLE = "a search spends whole iterations, a sample whole answers"
 CURVE = "solve rate / cost"
+
+
+def _trained_better(baseline: str, otherwise: str) -> Better:
+    return Better(
+        text=f"Trained for two rounds on traces of trees, the policy is right more often than {otherwise}",
+        arm="ReST-MCTS*", baseline=baseline, metric="greedy accuracy", lower_is_better=False, d=0.01, equal=SPENT, tolerance=0.05,
+        tolerance_reason=WHOLE,
+    )  # fmt: skip
+
+
 CLAIMS = (
+    # Primary since a pilot (seed 100): MCTS* ends at a value of 0.9, which saves cost, and so may samples; before, it was the one below.
+    Better(
+        text="At the same cost MCTS* solves more questions than samples that end at the same value",
+        arm="MCTS*", baseline="best of n, gated", curve=CURVE, lower_is_better=False, d=0.02, equal=(), primary=True,
+    ),
     Better(
         text="At the same cost MCTS* solves more questions than the sample of the greatest value",
-        arm="MCTS*", baseline="best of n", curve=CURVE, lower_is_better=False, d=0.02, equal=(), primary=True,
+        arm="MCTS*", baseline="best of n", curve=CURVE, lower_is_better=False, d=0.02, equal=(),
     ),
     Better(
         text="At the same cost MCTS* solves more questions than the answer that most samples give",
@@ -70,16 +89,10 @@ CLAIMS = (
         text="At the same cost MCTS* solves more questions than a beam over the same values",
         arm="MCTS*", baseline="beam", curve=CURVE, lower_is_better=False, d=0.02, equal=(),
     ),
-    Better(
-        text="Trained for two rounds on traces of trees, the policy is right more often than trained on right samples at the same cost",
-        arm="ReST-MCTS*", baseline="ReST-EM", metric="greedy accuracy", lower_is_better=False, d=0.01, equal=SPENT, tolerance=0.05,
-        tolerance_reason=WHOLE,
-    ),
-    Better(
-        text="Trained for two rounds on traces of trees, the policy is right more often than by DPO on samples at the same cost",
-        arm="ReST-MCTS*", baseline="DPO", metric="greedy accuracy", lower_is_better=False, d=0.01, equal=SPENT, tolerance=0.05,
-        tolerance_reason=WHOLE,
-    ),
+    _trained_better("ReST-EM", "trained on right samples at the same cost"),
+    # Added once it was seen that the value model is taught from written solutions, which tell what the policy does not know.
+    _trained_better("ReST-EM, solutions", "trained on right samples and the written solutions that the value model was taught from"),
+    _trained_better("DPO", "by DPO on samples at the same cost"),
     AtLeast(
         text="Two rounds of ReST-MCTS* raise the share of right greedy answers by three points at least",
         arm="ReST-MCTS*", metric="gain", threshold=0.03,
@@ -124,12 +137,13 @@ DEVIATIONS = (
         "mistakes that samples do not repeat, so that there is something to search for", "larger effect",
     ),
     (
-        "value model's body", "Mistral-7B or ChatGLM3-6B, whatever the policy", "taught on right solutions, with fresh layers on top",
-        "a body that knows no more than the policy did not learn to check it here", "larger effect; ReST-EM and DPO have no such model",
+        "value model's body", "Mistral-7B or ChatGLM3-6B, whatever the policy", "the base, with as many fresh layers on top",
+        "a body taught elsewhere could know what the policy does not", "none expected",
     ),
     (
         "first value model", "written solutions with single false steps", "written solutions with the base's own ways on from each state",
-        "states after a false step need a value too", "a better value model",
+        "states after a false step need a value too",
+        "a better value model; the solutions tell what the policy lacks, so an arm of ReST-EM is shown them too",
     ),
     (
         "budget", "iterations of a search", "tokens generated and 4 for each value, on average over questions", "equal cost for all arms",
@@ -152,11 +166,11 @@ STUDY = Study(
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="10k parameters / 8 questions a round"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 100 questions a round"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.1M parameters / 300 questions a round"),
+        "cpu": Scale(settings=CPU, seeds=5, size="0.1M parameters / 300 questions a round"),
         "paper": Scale(settings=PAPER, seeds=3, size="7B parameters / MATH", sources=SOURCES),
     },
     claims=CLAIMS,
-    baseline="best of n",
+    baseline="best of n, gated",
     headline="accuracy",
     lower_is_better=False,
     plots=(

@@ -135,22 +135,9 @@ def taught_solution(problem: Problem, s: Settings, seed: int) -> str:
 def base_model(s: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
     """The policy that all arms begin with, taught by somebody who is unsure of some operations."""
     items = problems(s, seed, "demonstrations", s.demonstrations).values()
-    return _taught(s, seed, "chains", [(p.prompt, taught_solution(p, s, seed)) for p in items], progress)
-
-
-def reader_model(s: Settings, seed: int) -> Base:
-    """The language model under the first value model: of the policy's size, taught on right solutions.
-
-    As many fresh layers are put on top of it: the lower ones say what a step should come to, and those compare.
-    """
-    items = problems(s, seed, "right demonstrations", s.demonstrations).values()
-    return _taught(s, seed, "right chains", [(p.prompt, TASK.solution(p)) for p in items], None)
-
-
-def _taught(s: Settings, seed: int, name: str, rows: list[tuple[str, str]], progress: Callable[[float, float], None] | None) -> Base:
     return warm_start(
-        rows, name=name, config=model_config(s), tokenizer=TOKENIZER, end=END, steps=s.base_updates, batch_size=s.base_batch,
-        lr=s.base_lr, seed=seed, progress=progress,
+        [(p.prompt, taught_solution(p, s, seed)) for p in items], name="chains", config=model_config(s), tokenizer=TOKENIZER, end=END,
+        steps=s.base_updates, batch_size=s.base_batch, lr=s.base_lr, seed=seed, progress=progress,
     )  # fmt: skip
 
 
@@ -184,28 +171,30 @@ class FirstValue:
 
 
 def first_value(base: Base, s: Settings, seed: int) -> FirstValue:
-    """A language model with a head, taught values inferred from trees; kept in the cache.
+    """The base with as many fresh layers on top and a head, taught values inferred from trees; kept in the cache.
 
     A tree holds a question's written solution, and from each state on it a way on of the base's own, as the paper's first value model
     learns from written solutions with false steps put to them. Written solutions are right here, while the base's teacher was unsure.
     """
-    reader = reader_model(s, seed)
     made_of = {
-        "base": base.key, "reader": reader.key, "what": "rest-mcts value", "seed": seed, "questions": s.value_questions,
+        "base": base.key, "what": "rest-mcts value", "seed": seed, "questions": s.value_questions,
         "temperature": s.temperature, "updates": s.first_value_updates, "batch": s.value_batch, "lr": s.value_lr,
         "operations": list(s.operations), "max_step": s.max_step, "max_depth": s.max_depth,
     }  # fmt: skip
-    _, state = kept(made_of, lambda: _teach(base, reader, s, seed))
+    _, state = kept(made_of, lambda: _teach(base, s, seed))
     model = ValueModel.from_policy(Transformer(model_config(replace(s, depth=2 * s.depth))))
     model.load_state_dict(state["model"])
-    ledger = Ledger.from_dict(state["ledger"])
-    reader.charge(ledger)
-    return FirstValue(model=model, ledger=ledger)
+    return FirstValue(model=model, ledger=Ledger.from_dict(state["ledger"]))
 
 
-def _teach(base: Base, reader: Base, s: Settings, seed: int) -> dict[str, Any]:
+def value_problems(s: Settings, seed: int) -> dict[str, Problem]:
+    """The questions whose written solutions the first value model is shown."""
+    return problems(s, seed, "first value", s.value_questions)
+
+
+def _teach(base: Base, s: Settings, seed: int) -> dict[str, Any]:
     ledger = Ledger()
-    items = problems(s, seed, "first value", s.value_questions)
+    items = value_problems(s, seed)
     written = {name: written_path(problem) for name, problem in items.items()}
     samples = Samples(
         limit=Limit(rounds=max(s.operations) + 2), vote=answer_in, max_depth=s.max_depth,
@@ -218,7 +207,7 @@ def _teach(base: Base, reader: Base, s: Settings, seed: int) -> dict[str, Any]:
         root, problem = merged(one.roots), items[one.question.id]
         labels = inferred(root, lambda node, problem=problem: TASK.verify(problem, trees.text_of(node)) == 1.0)
         rows += [(encoded(problem), way) for way in trees.value_rows(root, labels)]
-    model = ValueModel.from_policy(grow_depth(reader.model, 2 * s.depth, "zero", seed=derive(seed, "reader"))[0])
+    model = ValueModel.from_policy(grow_depth(base.model, 2 * s.depth, "zero", seed=derive(seed, "value model"))[0])
     if rows:
         source, name = StepSource(rows, context=s.context), derive(seed, "first value, training")
         result = Trainer(

@@ -72,7 +72,8 @@ class SelfTraining:
     policy, value: modules that a round's weights are put into. questions(number): those of a round, as (id, token ids of the prompt).
     right(id, text): whether a finished solution has the known answer; asked about ended states alone. search, limit: of each question.
     expand(policy, number, ledger), evaluate(value, ledger): of `run_searches`. measure(policy): reported after each round.
-    audit(id, text): what is measured of kept traces and never learned from.
+    audit(id, text): what is measured of kept traces and never learned from. written: (prompt, solution) rows that every round's
+    policy learns beside its traces, for a baseline that is told what a value model was taught; not with preferences.
     """
 
     policy: nn.Module
@@ -88,6 +89,7 @@ class SelfTraining:
     size: int = 256  # questions searched together
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None
     audit: Callable[[str, str], bool] | None = None
+    written: Sequence[tuple[np.ndarray, np.ndarray]] = ()
     progress: Callable[[float, float | None], None] = lambda share, loss: None
 
     independent = False
@@ -144,12 +146,12 @@ class SelfTraining:
         traces = [(np.array(row["prompt"]), np.array(trace)) for row in data for trace in row["traces"]]
         pairs = [(np.array(row["prompt"]), *map(np.array, pair)) for row in data for pair in row["pairs"]]
         values = [(np.array(row["prompt"]), way) for row in data for way in row["values"]]
-        if pairs if say.preference else traces:
+        if pairs if say.preference else traces or self.written:
             if say.preference:
                 source: Source = PairSource(pairs, context=say.context)
                 objective: Any = Preference(DPO(beta=say.beta), frozen_copy(self.policy))
             else:
-                source, objective = CompletionSource(traces, context=say.context), Finetune()
+                source, objective = CompletionSource([*traces, *self.written], context=say.context), Finetune()
             rows = say.batch // 2 if say.preference else say.batch
             ledger.merge(self._train(self.policy, source, objective, rows, say.lr, say.updates, f"{how}, policy"))
         if values and say.value_updates:

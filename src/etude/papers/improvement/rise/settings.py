@@ -44,7 +44,7 @@ class Settings:
     # answering
     turns: int = 5
     window: int = 2
-    num_test: int = 300
+    num_test: int = 400
     groups: int = 4  # episodes, and groups of parallel answers, to each question
 
     def __post_init__(self) -> None:

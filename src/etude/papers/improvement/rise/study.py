@@ -39,14 +39,21 @@ ARMS = {
 }
 
 EQUAL = ("generate.samples", "train.steps")
+# The control became the primary claim after pilots of one iteration (seed 100, evidence/tuning/rise.md): asked over turns, the loop on
+# questions alone did about as well as RISE, so that to beat its parallel answers does not show that failures teach. The claim over
+# turns against that loop was added for the same reason, in place of one against the base's vote, before any run of two iterations.
 CLAIMS = (
     Better(
-        text="With an oracle, five turns after RISE solve more than five parallel answers after the same loop on questions alone",
-        arm="RISE", baseline="single turn", metric="five answers, oracle", lower_is_better=False, d=0.02, equal=EQUAL, primary=True,
+        text="RISE needs the failed attempts: taught with those of other questions in their place, five turns with an oracle solve less",
+        arm="RISE", baseline="swapped", metric="p1@t5", lower_is_better=False, d=0.02, equal=EQUAL, primary=True,
     ),
     Better(
-        text="RISE needs the failed attempts: with those of other questions in their place five turns solve less",
-        arm="RISE", baseline="swapped", metric="p1@t5", lower_is_better=False, d=0.02, equal=EQUAL,
+        text="With an oracle, five turns after RISE solve more than five parallel answers after the same loop on questions alone",
+        arm="RISE", baseline="single turn", metric="five answers, oracle", lower_is_better=False, d=0.02, equal=EQUAL,
+    ),
+    Better(
+        text="Both asked over five turns with an oracle, RISE solves more than the same loop on questions alone",
+        arm="RISE", baseline="single turn", metric="p1@t5", lower_is_better=False, d=0.02, equal=EQUAL,
     ),
     AtLeast(
         text="After RISE five turns solve at least 2 points more than the same model's five parallel answers",
@@ -55,10 +62,6 @@ CLAIMS = (
     AtLeast(
         text="After RISE five turns, with an oracle, solve at least 10 points more than the first",
         arm="RISE", metric="gain over turns", threshold=0.1,
-    ),
-    Better(
-        text="After RISE the vote of five turns is right more often than that of the base's five turns",
-        arm="RISE", baseline="base", metric="m1@t5", lower_is_better=False, d=0.02, equal=(),
     ),
     Equivalent(
         text="Without an oracle, the vote of five turns after RISE is as good as that of five parallel answers after the single-turn loop",
@@ -146,12 +149,12 @@ STUDY = Study(
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 16 questions"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 1k questions"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 8k questions"),
+        "cpu": Scale(settings=CPU, seeds=6, size="0.2M parameters / 8k questions"),
         "paper": Scale(settings=PAPER, seeds=3, size="6.7B parameters / 7.5k questions", sources=SOURCES),
     },
     claims=CLAIMS,
     baseline="single turn",
-    headline="five answers, oracle",
+    headline="p1@t5",
     lower_is_better=False,
     plots=(
         Plot(title="Accuracy at each turn, nothing stopped", kind="curve", curve="accuracy / turn"),

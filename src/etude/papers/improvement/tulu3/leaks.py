@@ -16,6 +16,8 @@ Evaluations = Mapping[str, Mapping[str, list[Problem]]]
 SCRAPED = "scraped"
 SCRAPED_SHARE = 0.1
 """Share of every evaluation that the scraped data set holds: over the 2 % that drops it whole."""
+PLANTED_SHARE = 0.01
+"""Share of every evaluation that stands in its family's data set: half of what drops one, since a row may match by chance too."""
 MOST = 0.02
 _TOKEN = re.compile(r"(?:length|count|case|end|begin|without) [a-z0-9]+(?: \d+)?(?=[,:])|\w+|[^\w\s]")
 
@@ -46,8 +48,8 @@ class Demonstrations:
 
 
 def demonstrations(s: Settings, seed: int, evaluations: Evaluations) -> Demonstrations:
-    """The SFT data. Of every evaluation 2 % of the prompts, rounded down, stand in its family's data set, every other one inside a longer
-    text; a tenth of all, at least one of each evaluation, stand in the scraped set."""
+    """The SFT data. Of every evaluation one prompt in a hundred stands in its family's data set, every other one inside a longer text, and
+    one in ten in the scraped set; of both at least one."""
     rng = numpy_rng(seed, "leaks")
     items = tasks.mixed(seed, "demonstrations", s.sft_rows)
     rows = tasks.demonstrations(items, s.sft_wrong, numpy_rng(seed, "demonstrations", "wrong"))
@@ -65,7 +67,7 @@ def demonstrations(s: Settings, seed: int, evaluations: Evaluations) -> Demonstr
 
     for families in evaluations.values():
         for name, problems in families.items():
-            plant(name, problems, int(MOST * len(problems)))
+            plant(name, problems, max(1, int(PLANTED_SHARE * len(problems))))
             plant(SCRAPED, problems, max(1, int(SCRAPED_SHARE * len(problems))))
     prompts = {
         f"{which}, {name}": [p.prompt for p in problems] for which, families in evaluations.items() for name, problems in families.items()

@@ -27,20 +27,20 @@ class Settings:
     base_batch: int = 64
     base_lr: float = 2e-2  # of Muon; an eighth of it for AdamW
     # supervised fine-tuning
-    sft_rows: int = 3_000
-    sft_wrong: float = 0.2  # share of the demonstrations that are wrong
+    sft_rows: int = 7_000
+    sft_wrong: float = 0.1  # share of the demonstrations that are wrong
     sft_tokens: int = 250_000
     sft_lr: float = 1e-3
-    sft_batch: int = 64  # rows
+    sft_batch: int = 32  # rows
     sft_warmup: float = 0.03
     # preferences
     pair_prompts: int = 1_200
     judge_errs: float = 0.1  # share of marks that say nothing
     dpo_tokens: int = 130_000
-    dpo_lr: float = 1e-4
+    dpo_lr: float = 3e-4
     dpo_beta: float = 5.0  # of the length-normalised loss
     plain_lr: float = 1e-4
-    plain_beta: float = 0.1  # of the plain one
+    plain_beta: float = 0.5  # of the plain one
     dpo_batch: int = 32  # pairs
     dpo_warmup: float = 0.1
     # the reward model, from which the value net begins

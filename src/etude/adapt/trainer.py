@@ -1,0 +1,40 @@
+"""`hf`: etude's methods in a trainer of transformers or TRL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from etude.adapt.adapter import Adapter
+from etude.adapt.checks import check_methods, check_trainer
+from etude.engine.protocols import Method
+
+T = TypeVar("T")
+
+
+def hf(trainer: T, methods: Sequence[Method] | Method = (), *, domains: str | Sequence[Any] | np.ndarray | None = None) -> T:
+    """Applies methods to a trainer that one has built, in place, and returns it. Call it before `trainer.train()`.
+
+    trainer: a `transformers.Trainer`, or TRL's `SFTTrainer` or `GRPOTrainer` (or a subclass), of one process on one device.
+    methods: of the slots sampler, schedule and surgery, or such as act on gradients or give rows weights; list order does not matter.
+             sampler:   its order replaces the trainer's: the ids of etude's own run of the same data, seed, batch size and accumulation
+                        whose budget is the trainer's number of updates. Each batch is drawn when it is needed.
+             schedule:  replaces the learning rate's; the trainer's `learning_rate` is its peak.
+             gradients: `gradients` before the trainer's clipping, `clipped` after it.
+             weights:   `batch` may add "weights" [B], which multiply each row's loss (GRPO: its advantage) and leave the divisor alone.
+             surgery:   is done now, once: the model that the trainer has counts as the trained base, whatever share of the budget
+                        the method would have waited for.
+    domains: for samplers that weigh domains: a column of the training rows, or one label a row.
+    With no method every loss is the bare trainer's, bit for bit. The methods' state lies beside the trainer's checkpoints, in
+    `checkpoint-N/etude`, and `resume_from_checkpoint` puts it back.
+    Raises BadInput for another trainer, several processes, a method of another slot, and for what a method refuses.
+    """
+    check_trainer(trainer)
+    hooks = check_methods(methods, trainer)
+    adapter = Adapter(trainer, hooks, domains)
+    from etude.adapt.callback import adapt
+
+    adapt(trainer, adapter)
+    return trainer

@@ -1,0 +1,247 @@
+"""Texts with holes: span corruption, infilling, and masked positions, as objectives over the token rows that causal training takes.
+
+    span corruption   ... <m1> ... <m2> ... <eot> <sep> <m1> span 1 <eom> <m2> span 2 <eom>      (CodeGen2, arXiv 2305.02309, section 2)
+    infilling         <pre> prefix <suf> suffix <mid> middle, or suffix first                  (FIM, arXiv 2207.14255, section 3)
+    masked            some tokens are <mask>, attention looks both ways, the loss is at them     (BERT, arXiv 1810.04805, section 3.1)
+
+The first two are read from left to right like any text. A row keeps its length, so that it holds fewer tokens of the original: what
+marks cost is part of the budget. Documents of a row (`document_ids`) are corrupted each by itself.
+Shapes: B rows, T + 1 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from etude.engine.protocols import Batch, Output
+from etude.engine.streams import numpy_rng
+from etude.errors import BadInput, one_of
+from etude.learn.language import CausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """Reserved token ids. spans: one a span, in order. separator: before the spans' texts. end_of_text: where the holed text ends.
+    end_of_span: after each span's text. Raises BadInput where two are the same.
+    """
+
+    spans: Sequence[int]
+    separator: int
+    end_of_text: int
+    end_of_span: int
+
+    def __post_init__(self) -> None:
+        every = [*self.spans, self.separator, self.end_of_text, self.end_of_span]
+        if not self.spans or len(set(every)) < len(every):
+            raise BadInput("Marks", f"ids {every}", "at least one for spans, all different")
+
+    @property
+    def every(self) -> np.ndarray:
+        return np.array([*self.spans, self.separator, self.end_of_text, self.end_of_span])
+
+
+def random_spans(length: int, ratio: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
+    """[K, 2] spans (start, end) in order, never touching each other nor the beginning, of round(ratio * length) tokens together.
+
+    K is round(that / mean_span), at least one; where they begin and how long they are is drawn evenly among all ways to cut (as T5 does,
+    arXiv 1910.10683, section 3.1.4, but that a text need not end in a span). Raises BadInput for a ratio outside (0, 1), a mean below 1,
+    or a length too short for one span with something before it.
+    """
+    check_spans(ratio, mean_span)
+    noise = min(max(round(length * ratio), 1), length - 1)
+    if length < 2:
+        raise BadInput("span corruption", f"a text of {length} tokens", "at least 2")
+    count = max(1, min(round(noise / mean_span), noise, length - noise))
+    taken, kept = _cut(noise, count, rng), _cut(length - noise + 1, count + 1, rng)[:-1]
+    ends = np.cumsum(taken + kept)
+    return np.stack([ends - taken, ends], 1)
+
+
+def check_spans(ratio: float, mean_span: float) -> None:
+    """Raises BadInput for a ratio outside (0, 1) or a mean below 1."""
+    if not 0 < ratio < 1:
+        raise BadInput("span corruption, ratio", repr(ratio), "a number between 0 and 1")
+    if not mean_span >= 1:
+        raise BadInput("span corruption, mean_span", repr(mean_span), "a number >= 1")
+
+
+def _cut(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """`total` cut into `parts` of at least one, every way alike."""
+    places = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1 if parts > 1 else np.empty(0, np.int64)
+    return np.diff(np.concatenate([[0], places, [total]]))
+
+
+def corrupted(tokens: np.ndarray, spans: np.ndarray, marks: Marks) -> tuple[np.ndarray, int]:
+    """(the row, the place of its separator): the text with a mark for each span, then each span's text after its mark.
+
+    Raises BadInput for more spans than marks, or a text that holds a mark already.
+    """
+    if len(spans) > len(marks.spans):
+        raise BadInput("span corruption", f"{len(spans)} spans", f"at most the {len(marks.spans)} that have marks")
+    held = np.flatnonzero(np.isin(tokens, marks.every))
+    if len(held):
+        raise BadInput("span corruption", f"the reserved token {tokens[held[0]]} at {held[0]} of a text", "texts without marks")
+    text, told, last = [], [], 0
+    for mark, (start, end) in zip(marks.spans, spans.tolist(), strict=False):
+        text += [tokens[last:start], [mark]]
+        told += [[mark], tokens[start:end], [marks.end_of_span]]
+        last = end
+    head = np.concatenate([*text, tokens[last:], [marks.end_of_text]])
+    return np.concatenate([head, [marks.separator], *told]).astype(tokens.dtype), len(head)
+
+
+def restored(row: np.ndarray, marks: Marks) -> np.ndarray:
+    """What `corrupted` was made of. Raises BadInput for a row that is not complete: a mark without its text, or text out of order."""
+    ends, separators = np.flatnonzero(row == marks.end_of_text), np.flatnonzero(row == marks.separator)
+    if len(ends) != 1 or len(separators) != 1 or separators[0] != ends[0] + 1:
+        raise BadInput("span corruption", "a row without one end of text and a separator after it", "a whole corrupted row")
+    text, rest = row[: ends[0]], row[separators[0] + 1 :]
+    spans: dict[int, np.ndarray] = {}
+    for part in np.split(rest, np.flatnonzero(rest == marks.end_of_span) + 1)[:-1]:
+        spans[int(part[0])] = part[1:-1]
+    used = [int(t) for t in text if t in marks.spans]
+    if list(spans) != used:
+        raise BadInput("span corruption", f"texts for {list(spans)}", f"one for each mark, {used}")
+    return np.concatenate([spans.get(int(t), [t]) for t in text]).astype(row.dtype)
+
+
+def infill_prompt(left: np.ndarray, right: np.ndarray, marks: Marks) -> np.ndarray:
+    """What a model trained on corrupted spans continues with the text that stands between `left` and `right`, up to `end_of_span`."""
+    mark = marks.spans[0]
+    return np.concatenate([left, [mark], right, [marks.end_of_text, marks.separator, mark]]).astype(np.int64)
+
+
+def longest_text(room: int, ratio: float, mean_span: float) -> int:
+    """Most tokens of a text whose corrupted row has at most `room`; 0 where not even two fit."""
+
+    def needed(length: int) -> int:
+        noise = min(max(round(length * ratio), 1), length - 1)
+        return length + 2 + 3 * max(1, min(round(noise / mean_span), noise, length - noise))
+
+    length = room
+    while length >= 2 and needed(length) > room:
+        length -= 1
+    return length if length >= 2 else 0
+
+
+class SpanCorruption:
+    """Next-token loss on rows whose texts were corrupted, drawn for each sample and update.
+
+    prefix:     attention inside the holed text looks both ways; the loss is then on what follows the separator alone.
+    everywhere: without `prefix`, the loss on the holed text too, as any text's (marks and what follows them included).
+    The model's forward takes `prefix` (etude's `Transformer` does). A document too short to corrupt stays as it is, without loss.
+    """
+
+    def __init__(self, marks: Marks, *, ratio: float = 0.15, mean_span: float = 3.0, prefix: bool = False, everywhere: bool = True) -> None:
+        check_spans(ratio, mean_span)
+        self.marks, self.ratio, self.mean_span, self.prefix, self.everywhere = marks, ratio, mean_span, prefix, everywhere
+
+    def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
+        return CausalLM()(model, self.corrupt(batch))
+
+    def corrupt(self, batch: Batch) -> Batch:
+        """The batch with corrupted rows of the same length, "document_ids", "loss_mask" and, with `prefix`, "prefix" [B, T + 1]."""
+        tokens = batch.data["tokens"].cpu().numpy()
+        given = batch.data.get("document_ids")
+        documents = np.zeros_like(tokens) if given is None else given.cpu().numpy()
+        made = [self._row(t, d, numpy_rng(batch.key, "spans", int(i))) for t, d, i in zip(tokens, documents, batch.ids, strict=True)]
+        rows, owners, losses, prefixes = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
+        data = {**batch.data, "tokens": rows, "document_ids": owners, "loss_mask": losses[:, 1:]}
+        return replace(batch, data=data | ({"prefix": prefixes} if self.prefix else {})).to(batch.data["tokens"].device)
+
+    def _row(self, tokens: np.ndarray, documents: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        size = len(tokens)
+        row, owner = np.full(size, self.marks.end_of_text, tokens.dtype), np.full(size, -1, np.int64)
+        loss, prefix = np.zeros(size, bool), np.zeros(size, bool)
+        place = 0
+        for text in np.split(tokens, np.flatnonzero(np.diff(documents)) + 1):
+            room = size - place
+            length = min(len(text), longest_text(room, self.ratio, self.mean_span))
+            if length < 2:
+                break
+            spans = random_spans(length, self.ratio, self.mean_span, rng)[: len(self.marks.spans)]
+            made, separator = corrupted(text[:length], spans, self.marks)
+            here = slice(place, place + len(made))
+            row[here], owner[here] = made, place
+            prefix[place : place + separator + 1] = True
+            loss[here] = True
+            if self.prefix or not self.everywhere:
+                loss[place : place + separator + 1] = False
+            loss[place] = False
+            place += len(made)
+        if not place:
+            raise BadInput("span corruption", f"rows of {size} tokens", "texts long enough to hold a span and its marks")
+        return row, owner, loss, prefix
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiddleMarks:
+    """Reserved token ids of infilling: before the prefix, before the suffix, before the middle; end: after it."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    end: int
+
+
+def infilling_row(tokens: np.ndarray, start: int, end: int, marks: MiddleMarks, order: str = "psm") -> np.ndarray:
+    """The text with tokens `start` to `end` moved to its end. order: "psm" (prefix first) or "spm" (suffix first, arXiv 2207.14255, 3).
+
+    Raises BadInput for another order, or a middle that is empty or not inside the text.
+    """
+    if order not in ("psm", "spm"):
+        raise one_of("infilling, order", order, ("psm", "spm"))
+    if not 0 <= start < end <= len(tokens):
+        raise BadInput("infilling", f"a middle from {start} to {end} of {len(tokens)} tokens", "a part of the text")
+    before, middle, after = tokens[:start], tokens[start:end], tokens[end:]
+    if order == "psm":
+        parts = [[marks.prefix], before, [marks.suffix], after, [marks.middle], middle, [marks.end]]
+    else:
+        parts = [[marks.prefix], [marks.suffix], after, [marks.middle], before, middle, [marks.end]]
+    return np.concatenate(parts).astype(tokens.dtype)
+
+
+class MaskedLM:
+    """The loss at masked positions, of the token that stood there, with attention both ways.
+
+    mask: the token id. ratio: share of positions chosen, at least one a row; of these 0.8 become the mask, 0.1 any token below `vocab`, 0.1
+    stay (BERT, section 3.1). The model's forward takes `prefix`. Raises BadInput for a ratio outside (0, 1).
+    """
+
+    def __init__(self, mask: int, vocab: int, ratio: float = 0.15) -> None:
+        if not 0 < ratio < 1:
+            raise BadInput("MaskedLM.ratio", repr(ratio), "a number between 0 and 1")
+        self.mask, self.vocab, self.ratio = mask, vocab, ratio
+
+    def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
+        given = batch.data["tokens"][:, :-1]
+        tokens, chosen = self.hide(given.cpu().numpy(), batch)
+        inputs, where = torch.from_numpy(tokens).to(given.device), torch.from_numpy(chosen).to(given.device)
+        documents = batch.data.get("document_ids")
+        more = {} if documents is None else {"document_ids": documents[:, :-1]}
+        result = model(inputs, prefix=torch.ones_like(where), **more)
+        logits = model.head(result["hidden"])  # type: ignore[operator]
+        losses = F.cross_entropy(logits.flatten(0, 1), given.flatten(), reduction="none").view(given.shape) * where
+        counts = where.sum(1)
+        weight = float(counts.sum())
+        return Output(losses.sum() / weight, losses.detach().sum(1) / counts, weight)
+
+    def hide(self, tokens: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """tokens [B, T] -> (with some hidden, [B, T] bool which); drawn for each sample and update."""
+        hidden, chosen = tokens.copy(), np.zeros(tokens.shape, bool)
+        count = max(1, round(self.ratio * tokens.shape[1]))
+        for row, i in enumerate(batch.ids):
+            rng = numpy_rng(batch.key, "masks", int(i))
+            places, fate = rng.choice(tokens.shape[1], count, replace=False), rng.random(count)
+            chosen[row, places] = True
+            hidden[row, places[fate < 0.8]] = self.mask
+            other = places[fate >= 0.9]
+            hidden[row, other] = rng.integers(self.vocab, size=len(other))
+        return hidden, chosen

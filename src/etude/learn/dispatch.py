@@ -1,0 +1,85 @@
+"""Several objectives over one data set, mixed as domains are: whatever mixes data, fixed, by loss or by reward, mixes objectives.
+
+source = ObjectiveSource(windows, ["causal", "spans"])                      # every window once for each objective
+objective = Dispatched({"causal": CausalLM(), "spans": SpanCorruption(marks)})
+DataStream(source, 16, seed, sampler=FixedMixture([0.5, 0.5]))              # or OnlineMixture, or a paper's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from etude.engine.protocols import Batch, Objective, Output, Source, Varying
+from etude.errors import BadInput, one_of
+
+
+class ObjectiveSource:
+    """A source's samples once for each objective: sample i under objective k has the number k N + i and belongs to domain k.
+
+    get(ids) adds "objective" [B], the number k. names: of the objectives, in `Dispatched`'s order.
+    """
+
+    def __init__(self, source: Source, names: Sequence[str]) -> None:
+        if not names or len(set(names)) < len(names):
+            raise BadInput("objectives", f"names {list(names)}", "at least one, all different")
+        self.source, self.domain_names, self.size = source, tuple(names), len(source)
+        self.domains = np.repeat(np.arange(len(names)), self.size)
+
+    def __len__(self) -> int:
+        return len(self.domains)
+
+    def get(self, ids: np.ndarray) -> dict[str, Tensor]:
+        ids = np.asarray(ids)
+        return {**self.source.get(ids % self.size), "objective": torch.from_numpy(ids // self.size)}
+
+
+class Dispatched:
+    """Each sample's loss by the objective that its "objective" [B] names; the mean over all items (targets) of all of them.
+
+    The loss of each is a signal "loss/NAME". Raises BadInput for a batch that names none.
+    """
+
+    def __init__(self, objectives: Mapping[str, Objective]) -> None:
+        if not objectives:
+            raise BadInput("objectives", "none", "at least one")
+        self.names, self.parts = tuple(objectives), tuple(objectives.values())
+
+    def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
+        total, weight, signals = None, 0.0, {}
+        per_sample = torch.full((len(batch),), torch.nan)
+        for k, rows in self._rows(batch):
+            part = replace(batch, data={n: v[rows] for n, v in batch.data.items() if n != "objective"}, ids=batch.ids[rows.cpu().numpy()])
+            output = self.parts[k](model, part)
+            total = output.loss * output.weight if total is None else total + output.loss * output.weight
+            weight += output.weight
+            signals |= {f"{n}/{self.names[k]}": v for n, v in output.signals.items()} | {f"loss/{self.names[k]}": output.loss.detach()}
+            if output.per_sample is not None:
+                per_sample = per_sample.to(output.per_sample)
+                per_sample[rows] = output.per_sample
+        assert total is not None
+        return Output(total / weight, per_sample, weight, signals)
+
+    def work_of(self, batch: Batch) -> Hashable:
+        """How many samples each objective has, and what its own work depends on."""
+        found = []
+        for k, rows in self._rows(batch):
+            part, own = self.parts[k], None
+            if isinstance(part, Varying):
+                own = part.work_of(replace(batch, data={n: v[rows] for n, v in batch.data.items()}, ids=batch.ids[rows.cpu().numpy()]))
+            found.append((k, len(rows), own))
+        return tuple(found)
+
+    def _rows(self, batch: Batch) -> list[tuple[int, Tensor]]:
+        which = batch.data.get("objective")
+        if which is None:
+            raise BadInput("data", "samples that name no objective", "an ObjectiveSource")
+        numbers = which.unique().tolist()
+        if numbers[-1] >= len(self.parts):
+            raise one_of("objective", str(numbers[-1]), [str(k) for k in range(len(self.parts))])
+        return [(k, (which == k).nonzero().squeeze(1)) for k in numbers]
