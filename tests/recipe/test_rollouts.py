@@ -11,10 +11,10 @@ import torch
 from hf_folders import chat_folder
 
 from etude.cli import main
+from etude.data.tasks.judging import VerifierFailed
 from etude.engine import checkpoint
 from etude.engine.metrics import read_metrics
 from etude.errors import BadInput
-from etude.learn.rollouts import VerifierFailed
 from etude.papers.loading import load_methods, load_models
 from etude.recipe.build import build
 from etude.recipe.config import dump, load, parse
