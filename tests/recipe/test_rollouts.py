@@ -167,7 +167,7 @@ def test_a_module_of_the_working_folder(place, monkeypatch):
 def test_a_verifier_that_fails_is_named_with_its_row(place, capsys):
     with pytest.raises(
         VerifierFailed,
-        match=r"the verifier of problem p\.jsonl, line \d+ failed on .*: (ValueError: no three|TypeError: returned 'text', a str)",
+        match=r"verifier of problem p\.jsonl, line \d+, sample \d+: found (ValueError: no three|TypeError: returned 'text', a str)",
     ):
         train("objective.verifier=./score.py:fails", "data.held_out=0")
     assert main(["train", "r.toml", "objective.verifier=./score.py:fails", "data.held_out=0", "run.folder=cli"]) == 1
