@@ -156,7 +156,7 @@ def kept(folder):
     return found
 
 
-def test_progress_is_told_and_samples_are_shown(tmp_path):
+def test_progress_is_told_and_samples_are_shown(tmp_path, capsys):
     out = io.StringIO()
     run_loop(Guessing(), START, 2, tmp_path, progress=Printed(out))
     lines = out.getvalue().splitlines()
@@ -164,6 +164,9 @@ def test_progress_is_told_and_samples_are_shown(tmp_path):
     assert "round 1/2  judge 8/8" in lines
     assert any(line.startswith("round 2/2  done: kept ") for line in lines)
     assert any(line.strip().startswith("text: ") for line in lines)
+    capsys.readouterr()
+    run_loop(Guessing(), START, 2, tmp_path / "by default")
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_malformed_records_name_file_line_and_field(tmp_path):

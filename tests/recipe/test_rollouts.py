@@ -11,10 +11,10 @@ import torch
 from hf_folders import chat_folder
 
 from etude.cli import main
+from etude.data.tasks.judging import VerifierFailed
 from etude.engine import checkpoint
 from etude.engine.metrics import read_metrics
 from etude.errors import BadInput
-from etude.learn.rollouts import VerifierFailed
 from etude.papers.loading import load_methods, load_models
 from etude.recipe.build import build
 from etude.recipe.config import dump, load, parse
@@ -168,7 +168,7 @@ def test_a_module_of_the_working_folder(place, monkeypatch):
 def test_a_verifier_that_fails_is_named_with_its_row(place, capsys):
     with pytest.raises(
         VerifierFailed,
-        match=r"the verifier of problem p\.jsonl, line \d+ failed on .*: (ValueError: no three|TypeError: returned 'text', a str)",
+        match=r"verifier of problem p\.jsonl, line \d+, sample \d+: found (ValueError: no three|TypeError: returned 'text', a str)",
     ):
         train("objective.verifier=./score.py:fails", "data.held_out=0")
     assert main(["train", "r.toml", "objective.verifier=./score.py:fails", "data.held_out=0", "run.folder=cli"]) == 1

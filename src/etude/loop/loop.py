@@ -98,6 +98,7 @@ def run_loop(
     candidate, which stays in `candidates.jsonl` and is judged again on resume; "skip" writes the failure to `judgements.jsonl`, keeps
     the candidate from `select`, and counts it in the round's metrics ("verifier_failures"). What fails inside `propose` stops the
     loop; what it failed on is kept in `failed.jsonl`.
+    progress: told of everything; without one, `Printed` shows it on stderr, each round with its metrics and samples.
     Raises BadInput for another loop's folder or one that another process is at work in, for malformed records (file, line, field), for
     what JSON cannot hold (file, id, field), and where a step gives a row twice, too many or too few.
     """
@@ -123,7 +124,7 @@ def _run(
 ) -> tuple[State, list[Report]]:
     for torn in (*folder.glob(".*.tmp"), *folder.glob("round-*/.*.tmp")):  # of a file that a kill kept from its name
         torn.unlink()
-    say = progress or (lambda event: None)
+    say = progress or Printed()
 
     def one(number: int, before: State) -> tuple[State, Report]:
         here = folder / f"round-{number:03d}"
