@@ -48,8 +48,8 @@ class Demonstrations:
 
 
 def demonstrations(s: Settings, seed: int, evaluations: Evaluations) -> Demonstrations:
-    """The SFT data. Of every evaluation one prompt in a hundred stands in its family's data set, every other one inside a longer text, and
-    one in ten in the scraped set; of both at least one."""
+    """The SFT data. Of every evaluation one prompt in a hundred, rounded down, stands in its family's data set, every other one inside a
+    longer text; a tenth of all, at least one of each evaluation, stand in the scraped set."""
     rng = numpy_rng(seed, "leaks")
     items = tasks.mixed(seed, "demonstrations", s.sft_rows)
     rows = tasks.demonstrations(items, s.sft_wrong, numpy_rng(seed, "demonstrations", "wrong"))
@@ -67,7 +67,7 @@ def demonstrations(s: Settings, seed: int, evaluations: Evaluations) -> Demonstr
 
     for families in evaluations.values():
         for name, problems in families.items():
-            plant(name, problems, max(1, int(PLANTED_SHARE * len(problems))))
+            plant(name, problems, int(PLANTED_SHARE * len(problems)))
             plant(SCRAPED, problems, max(1, int(SCRAPED_SHARE * len(problems))))
     prompts = {
         f"{which}, {name}": [p.prompt for p in problems] for which, families in evaluations.items() for name, problems in families.items()
