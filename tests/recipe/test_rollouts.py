@@ -166,13 +166,14 @@ def test_a_module_of_the_working_folder(place, monkeypatch):
 
 
 def test_a_verifier_that_fails_is_named_with_its_row(place, capsys):
+    (place / "r.toml").write_text(RECIPE.replace("[evaluate.verifier]\nlimit = 2\n", ""))  # every row is trained on
     with pytest.raises(
         VerifierFailed,
         match=r"verifier of problem p\.jsonl, line \d+, sample \d+: found (ValueError: no three|TypeError: returned 'text', a str)",
     ):
         train("objective.verifier=./score.py:fails", "data.held_out=0")
-    assert main(["train", "r.toml", "objective.verifier=./score.py:fails", "data.held_out=0", "run.folder=cli"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: the verifier of problem p.jsonl, line ")
+    assert main(["train", "r.toml", "objective.verifier=./score.py:fails", "data.held_out=0", "run.folder=cli"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: verifier of problem p.jsonl, line ")
     failed = json.loads((place / "out" / "rollouts.jsonl").read_text().splitlines()[-1])
     assert failed["completion"]
     train("objective.verifier=./score.py:fails", "objective.failures=zero", "data.held_out=0", "rollouts.prompts=10", "run.folder=zero")
