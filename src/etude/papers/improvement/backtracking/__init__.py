@@ -9,9 +9,9 @@ backtracks compared, `warmup(task, traced, Warmup(num_backtracks=3), seed)` give
 (`etude.data.tasks.traces.Search`).
 
 Source: Cai et al. 2025, arXiv 2505.24273; authors' code jchy20/how-much-backtrack at df310b4.
-Scaled down: countdown with three and four small numbers and a model that is taught straight solutions here, instead of
-eight tasks and a 3B model. It still tests the claim: the base has never seen a search, all arms share it, their problems and their
-reinforcement learning, and differ in their traces alone.
+Scaled down: countdown with three and four small numbers and a model that is taught here what a pretrained one brings along (steps, some
+solutions, how to go back), instead of eight tasks and a 3B model. It still tests the claim: the base has never seen a search, all arms
+share it, their problems and their reinforcement learning, and differ in their traces alone.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from etude.papers.improvement.backtracking import testbed
 from etude.papers.improvement.backtracking.settings import Settings
 from etude.papers.improvement.backtracking.warmup import Warmup, warmup
 
-GRPO = PolicyConfig(kl=0.0)  # rl-scripts/grpo.sh: kl_loss_coef 0, clip 0.2 (verl's default), temperature 1
+GRPO = PolicyConfig(kl=0.0)  # authors' rl-scripts/grpo.sh: kl_loss_coef 0; their verl/trainer/config/ppo_trainer.yaml: clip_ratio 0.2
 NAMES = {"solved": "success", "backtracks": "backtracks", "response_tokens": "response tokens", "finished": "finished"}
 """What `Success` calls a measure, and what the study does."""
 

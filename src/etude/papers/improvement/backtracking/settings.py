@@ -16,7 +16,7 @@ class Settings:
     operations: str = "+-"
     largest: int = 9  # of the given numbers
     # the base
-    solutions: int = 16_000  # rows of a problem and its solution step by step, half of each level
+    base_rows: int = 16_000  # solutions and walks, half of each level
     vocab: int = 117
     width: int = 96
     depth: int = 2
@@ -33,14 +33,14 @@ class Settings:
     rows: int = 2_000  # half of each level
     warm_updates: int = 400
     warm_batch: int = 16
-    warm_lr: float = 4e-3  # of traces that turn back
-    straight_lr: float = 1e-3  # of traces that do not
+    warm_lr: float = 2e-3  # of traces that turn back
+    straight_lr: float = 5e-4  # of traces that do not
     # reinforcement learning
     pool: int = 2_000  # problems, half of each level
-    updates: int = 80
+    updates: int = 60
     prompts: int = 16  # a round
     samples: int = 8  # of each prompt
-    lr: float = 3e-4
+    lr: float = 1e-4
     format_score: float = 0.1  # of a response that gives one answer, a wrong one
     max_tokens: int = 128  # of a response, its end token included
     # measuring

@@ -16,11 +16,11 @@ from etude.papers.improvement.backtracking.warmup import Warmup
 
 CPU = Settings()
 QUICK = replace(
-    CPU, base_updates=600, solutions=8_000, rows=400, warm_updates=60, pool=400, updates=8, prompts=4,
+    CPU, base_updates=400, base_rows=8_000, rows=400, warm_updates=60, pool=400, updates=8, prompts=4,
     num_test=60, test_samples=2, evaluations=3,
 )  # fmt: skip
 SMOKE = replace(
-    QUICK, width=16, depth=1, heads=2, base_updates=20, base_batch=16, base_lr=1e-2, solutions=64, rows=16, warm_updates=3,
+    QUICK, width=16, depth=1, heads=2, base_updates=20, base_batch=16, base_lr=1e-2, base_rows=64, rows=16, warm_updates=3,
     warm_batch=8, pool=8, updates=1, prompts=2, samples=2, num_test=4, test_samples=1, evaluations=2, max_tokens=112,
 )  # fmt: skip
 
@@ -94,30 +94,37 @@ CLAIMS = (
 
 PAPER = Settings(
     levels=(4, 6), operations="+-*/", largest=100, vocab=151_936, width=2048, depth=36, heads=16, kv_heads=2, hidden=11_008, context=6_000,
-    rows=8_000, numbers=(0, 1, 2, 3), warm_updates=125, warm_batch=256, warm_lr=1e-5, straight_lr=1e-5, updates=500, prompts=128,
+    rows=8_000, numbers=(0, 1, 2, 3), warm_updates=125, warm_batch=256, warm_lr=1e-5, straight_lr=1e-5, updates=300, prompts=128,
     samples=8, lr=1e-6, max_tokens=4_096, test_samples=8,
 )  # fmt: skip
 CODE = "authors' code, jchy20/how-much-backtrack at df310b4"
-QWEN = "Qwen2.5-3B-Instruct, config.json"
+QWEN = "Qwen2.5-3B-Instruct as in pytorch/torchtune at 47a9e19, torchtune/models/qwen2_5/_model_builders.py: qwen2_5_3b"
 SOURCES = {
     "levels": f"{CODE}, reasoning-gym/countdown.py: 4 to 6 numbers", "operations": f"{CODE}, reasoning-gym/countdown.py",
     "largest": f"{CODE}, reasoning-gym/countdown.py: max_value 100",
-    "solutions": "ours: the paper's base is given", "base_updates": "ours", "base_batch": "ours", "base_lr": "ours",
+    "base_rows": "ours: the paper's base is given", "base_updates": "ours", "base_batch": "ours", "base_lr": "ours",
     "vocab": QWEN, "width": QWEN, "depth": QWEN, "heads": QWEN, "kv_heads": QWEN, "hidden": QWEN, "tied": QWEN,
     "context": f"{CODE}, README: MAX_LENGTH=6000 of SFT",
     "numbers": f"{CODE}, reasoning_gym/games/countdown.py: none to three; for sudoku 0, 1, 3, 5, 10",
     "rows": f"{CODE}, README: sft_size=8000",
-    "warm_updates": f"{CODE}, verl/trainer/config/sft_trainer.yaml: 4 epochs of 8,000 rows by 256",
+    "warm_updates": f"{CODE}, verl/trainer/config/sft_trainer.yaml: 4 epochs of 8,000 rows by 256 (folders at 8f586d4 are named sft300)",
     "warm_batch": f"{CODE}, sft_trainer.yaml", "warm_lr": f"{CODE}, sft_trainer.yaml",
     "straight_lr": f"{CODE}, sft_trainer.yaml: one rate for all",
-    "pool": "assumed", "updates": f"{CODE}, eval/: the checkpoint of countdown read at step 500",
+    "pool": "assumed",
+    "updates": "the same at 8f586d4, eval/eval.sh: countdown after warm-ups is read at step 300 (from the base, at 46fc170, at step 500)",
     "prompts": f"{CODE}, rl-scripts/grpo.sh: train_batch_size 128", "samples": f"{CODE}, grpo.sh: rollout.n 8",
     "lr": f"{CODE}, grpo.sh", "max_tokens": f"{CODE}, README: MAX_RESPONSE_LENGTH=4096",
     "format_score": f"{CODE}, verl/utils/reward_score/countdown.py",
     "num_test": "assumed", "test_samples": f"{CODE}, grpo.sh: rollout.n_val 8", "evaluations": "assumed (every 20 updates: test_freq)",
 }  # fmt: skip
 DEVIATIONS = (
-    ("model", "Qwen2.5-3B-Instruct", "0.2M, taught here to solve straight on", "runs on two cores", "less to build on"),
+    (
+        "model",
+        "Qwen2.5-3B-Instruct",
+        "0.2M, taught here on solutions and on walks that go back without a target",
+        "runs on two cores",
+        "less to build on",
+    ),
     (
         "tasks",
         "eight of reasoning-gym",
@@ -162,8 +169,8 @@ STUDY = Study(
     scales={
         "smoke": Scale(settings=SMOKE, seeds=1, size="5k parameters / 4 rollouts"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 256 rollouts"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 10k rollouts"),
-        "paper": Scale(settings=PAPER, seeds=3, size="3.1B parameters / 0.5M rollouts", sources=SOURCES),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 8k rollouts"),
+        "paper": Scale(settings=PAPER, seeds=3, size="3.1B parameters / 0.3M rollouts", sources=SOURCES),
     },
     claims=CLAIMS,
     baseline="no backtrack",

@@ -1,7 +1,8 @@
-"""The testbed: countdown with small numbers, one base that solves straight on, and the test that all arms share.
+"""The testbed: countdown with small numbers, one base that solves some straight on, and the test that all arms share.
 
-Problems are split by their numbers and target, so that no test problem is ever seen in another order either. The base knows
-solutions step by step, and with them the task's arithmetic, as a pretrained model does; what it has never seen is a search.
+Problems are split by their numbers and target, so that no test problem is ever seen in another order either. The base knows what a
+pretrained model does: steps and their arithmetic, some solutions, and, from walks without a target, what going back means. It has never
+seen a search, where one goes back because the target was missed.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from itertools import islice
 
 import numpy as np
 
-from etude.data.tasks.answers import answer_of
-from etude.data.tasks.countdown import Countdown
+from etude.data.tasks.answers import answer_of, with_working
+from etude.data.tasks.countdown import Countdown, Item
 from etude.data.tasks.traces import BACK, PADDING, Trace
 from etude.data.tokenizers import Characters
 from etude.engine.protocols import Problem, Sampling, Task, Turn
-from etude.engine.streams import derive
+from etude.engine.streams import derive, numpy_rng
 from etude.learn.problems import Domain, ProblemPool, SingleTurn
 from etude.learn.warmstart import Base, kept, warm_start
 from etude.nn.transformer import TransformerConfig
@@ -97,13 +98,49 @@ def pool(settings: Settings, seed: int, name: str, count: int, *, test: bool = F
     ])  # fmt: skip
 
 
-def base_model(settings: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
+def walk(task: Countdown, problem: Problem, returns: int, seed: int) -> str:
+    """Steps drawn by chance, with `returns` returns from dead ends and others to the nearest state with something left to try (fewer
+    where the tree is smaller), and as the answer the expression that the last step came to. It never looks at the target."""
+    rng, lines, data = numpy_rng(seed, "walk", problem.id), [], problem.data
+
+    def untried(state: tuple[Item, ...]) -> list[tuple[str, tuple[Item, ...]]]:
+        moves = task.moves(data, state)
+        return [moves[i] for i in rng.permutation(len(moves))]
+
+    root = task.root(data)
+    open_states = [(root, untried(root))]
+    while True:
+        step, state = open_states[-1][1].pop()
+        lines.append(step)
+        if len(state) != 1:
+            open_states.append((state, untried(state)))
+            continue
+        while open_states and not open_states[-1][1]:
+            open_states.pop()
+        if not returns or not open_states:
+            return with_working(lines, state[0][1])
+        returns -= 1
+        lines.append(BACK + task.label(data, open_states[-1][0]))
+
+
+def base_rows(settings: Settings, seed: int) -> list[tuple[str, str]]:
+    """Half are solved straight on. The others have no target to reach and go back as often as chance will have it."""
     rows, task = [], task_of(settings)
     for level in settings.levels:
-        rows += [(p.prompt, task.solution(p)) for p in islice(problems(settings, seed, "solutions", level), settings.solutions // 2)]
+        for place, problem in enumerate(islice(problems(settings, seed, "base", level), settings.base_rows // 2)):
+            if place % 2:
+                rows.append((problem.prompt, task.solution(problem)))
+            else:
+                returns = int(numpy_rng(seed, "returns", problem.id).integers(max(settings.numbers) + 1))
+                rows.append((f"{problem.prompt.split(' =')[0]}: ", walk(task, problem, returns, seed)))
+    return rows
+
+
+def base_model(settings: Settings, seed: int, progress: Callable[[float, float], None] | None = None) -> Base:
+    """A model that solves some problems straight on and can go back to an earlier state, but has never gone back because of a target."""
     return warm_start(
-        rows, name="solves straight on", config=model_config(settings), tokenizer=TOKENIZER, end=END, steps=settings.base_updates,
-        batch_size=settings.base_batch, lr=settings.base_lr, seed=seed, progress=progress,
+        base_rows(settings, seed), name="solves some straight on", config=model_config(settings), tokenizer=TOKENIZER, end=END,
+        steps=settings.base_updates, batch_size=settings.base_batch, lr=settings.base_lr, seed=seed, progress=progress,
     )  # fmt: skip
 
 
