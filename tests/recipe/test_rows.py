@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +194,23 @@ def test_init_writes_a_recipe_that_runs_and_shows_what_is_learnt(place, kind, ca
     )["steps"] in (1, 2, 3, 4)
     assert main(["init", "--model", "qwen", "--data", "r.jsonl", "--out", "mine.toml"]) == 2
     assert "error: mine.toml: found a file that is there already" in capsys.readouterr().err
+
+
+def test_init_refuses_what_train_would(place, capsys):
+    write("completion")
+    Path("one.jsonl").write_text(Path("r.jsonl").read_text().splitlines()[0] + "\n")
+    assert main(["init", "--model", "qwen", "--data", "one.jsonl", "--out", "mine.toml"]) == 2
+    assert "error: one.jsonl: found 1 row, expected at least 2: one to learn from" in capsys.readouterr().err
+    for change, told in (({"model_type": "mambafoo"}, "architecture 'mambafoo'"), (None, "pickle files alone")):
+        shutil.copytree("qwen", "other", dirs_exist_ok=True)
+        if change is None:
+            Path("other/model.safetensors").rename("other/pytorch_model.bin")
+        else:
+            config = json.loads(Path("other/config.json").read_text())
+            Path("other/config.json").write_text(json.dumps(config | change))
+        assert main(["init", "--model", "other", "--data", "r.jsonl", "--out", "mine.toml"]) == 2
+        assert told in capsys.readouterr().err
+        assert not Path("mine.toml").exists()
 
 
 THOUGHTFUL = (

@@ -168,11 +168,10 @@ class PretrainedState:
             self.tokens, self.cache, self._logits = self.tokens[:, : self.tokens.shape[1] - num_tokens], None, None
 
 
-def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Pretrained:
-    """The model of a transformers folder. Raises BadInput where transformers is not installed, and for a folder that is missing, has no
-    config.json, has its weights in pickle files alone, needs code of its own, or is damaged."""
+def check_folder(folder: str | Path, where: str) -> None:
+    """Raises BadInput, naming `where`, for what is no transformers folder of a causal language model in safetensors, as far as can be told
+    without its weights; and where transformers is not installed."""
     path = Path(folder)
-    where = str(folder)
     if not path.is_dir():
         raise BadInput(where, "a file" if path.exists() else "nothing there", "a folder with config.json and safetensors")
     try:
@@ -187,9 +186,7 @@ def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device
         found = "pickle files alone" if list(path.glob("*.bin")) else "no weights"
         raise BadInput(where, found, "*.safetensors; transformers writes them: from_pretrained(FOLDER).save_pretrained(NEW)")
     try:
-        from transformers import AutoModelForCausalLM
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
-        from transformers.utils.logging import disable_progress_bar
     except ImportError:
         raise BadInput(where, "no transformers", "the package: pip install 'etude[hf]'") from None
     kind = str(config.get("model_type", ""))
@@ -199,6 +196,16 @@ def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device
         raise BadInput(
             f"{where}/config.json", found, f"a causal language model: {', '.join(FAMILIES)}" + (f"; nearest: '{near}'" if near else "")
         )
+
+
+def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Pretrained:
+    """The model of a transformers folder. Raises BadInput where transformers is not installed, and for a folder that is missing, has no
+    config.json, has its weights in pickle files alone, needs code of its own, or is damaged."""
+    path, where = Path(folder), str(folder)
+    check_folder(path, where)
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
     try:
         disable_progress_bar()
         inner: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)

@@ -88,6 +88,9 @@ def started(
     if (data is None) == (task is None):
         raise BadInput("etude init", "both --data and --task" if data else "neither --data nor --task", "one of them")
     found = locate(model, revision, "--model")
+    from etude.generate.pretrained import check_folder  # late: it needs torch
+
+    check_folder(found.path, found.name)
     reader = reader_of(found.path, found.name)
     most = _positions(found.path)
     head = _head(model, revision)
@@ -147,7 +150,9 @@ def _asked(head: list[str], reader: Reader, most: int | None, data: str | None, 
         what = f"Problems of {made.name}"
     lengths = np.array([len(reader.tokenizer.encode(problem.prompt)) for problem in problems])
     longest = min(LONGEST, most or LONGEST)
-    response = min(RESPONSE, max(1, longest - int(np.median(lengths))))
+    # Room beside the longest prompt, where that leaves enough; else beside half of them.
+    room = longest - int(lengths.max())
+    response = min(RESPONSE, room if room >= longest // 4 else max(1, longest - int(np.median(lengths))))
     context = min(-(-(int(lengths.max()) + response) // MULTIPLE) * MULTIPLE, longest)
     too_long = int((lengths > context + 1 - response).sum())
     shown = tuple(Example(p.id, ((p.prompt, False), ("...", True))) for p in problems[:SHOWN])
@@ -190,6 +195,8 @@ def _recipe(head: list[str], data: str, store: RowStore, context: int, too_long:
     training = len(parted_samples(store, share)[0])
     if store.kind == "text":
         training = max(1, -(-int(len(store.tokens) * (1 - share)) // (context + 1)))
+    if not training:
+        raise BadInput(data, f"{len(store)} row", "at least 2: one to learn from and one to measure on")
     batch = max(1, min(8, training // 2))
     lengths = np.diff(store.offsets)
     told = f"half of the rows have at most {int(np.median(lengths))} tokens, the longest has {int(lengths.max())}"
