@@ -63,7 +63,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts processes through /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_in_the_middle_and_taken_up_again(how, tiny, tmp_path):
-    study = tiny(("pause: float = 0.0", "pause: float = 0.02"))
+    study = tiny(("pause: float = 0.0", "pause: float = 0.06"))
     out = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
