@@ -5,7 +5,6 @@ import math
 import sys
 
 import pytest
-from hf_folders import chat_folder
 
 from etude.errors import BadInput
 from etude.papers.loading import load_methods, load_models
@@ -40,11 +39,6 @@ def told(response, messages):
 def number(response, row):
     return 1.0 if "answer" in row else 0.25
 """
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return chat_folder(tmp_path_factory.mktemp("models") / "qwen")
 
 
 @pytest.fixture(autouse=True)

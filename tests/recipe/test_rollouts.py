@@ -8,7 +8,6 @@ import tomllib
 
 import pytest
 import torch
-from hf_folders import chat_folder
 
 from etude.cli import main
 from etude.data.tasks.judging import VerifierFailed
@@ -82,11 +81,6 @@ TASK = (
     RECIPE.replace('rows = "p.jsonl"', 'task = "addition"').replace('verifier = "./score.py:score"\n', "").replace("held_out = 0.2\n", "")
 )
 OWN = TASK.replace('pretrained = "qwen"', 'kind = "gru"\nwidth = 16')
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return chat_folder(tmp_path_factory.mktemp("models") / "qwen")
 
 
 @pytest.fixture(autouse=True)

@@ -49,11 +49,6 @@ ROWS = {
 }
 
 
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return chat_folder(tmp_path_factory.mktemp("models") / "qwen")
-
-
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch, qwen):
     monkeypatch.chdir(tmp_path)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hf_folders import WORDS, chat_folder
+from hf_folders import WORDS
 
 from etude.cli import main
 from etude.engine import checkpoint
@@ -37,11 +37,6 @@ device = "cpu"
 """
 PAIRS = [{"prompt": f"{i}?", "chosen": " the fox" * (1 + i % 3), "rejected": " no"} for i in range(20)]
 COMPLETIONS = [{"prompt": f"count {i}", "completion": " the fox" * (1 + i % 3)} for i in range(20)]
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    return chat_folder(tmp_path_factory.mktemp("models") / "qwen")
 
 
 @pytest.fixture(autouse=True)

@@ -55,13 +55,18 @@ def random_spans(length: int, ratio: float, mean_span: float, rng: np.random.Gen
     or a length too short for one span with something before it.
     """
     check_spans(ratio, mean_span)
-    noise = min(max(round(length * ratio), 1), length - 1)
     if length < 2:
         raise BadInput("span corruption", f"a text of {length} tokens", "at least 2")
-    count = max(1, min(round(noise / mean_span), noise, length - noise))
+    noise, count = _amounts(length, ratio, mean_span)
     taken, kept = _cut(noise, count, rng), _cut(length - noise + 1, count + 1, rng)[:-1]
     ends = np.cumsum(taken + kept)
     return np.stack([ends - taken, ends], 1)
+
+
+def _amounts(length: int, ratio: float, mean_span: float) -> tuple[int, int]:
+    """Tokens to take out of a text of `length` >= 2, and in how many spans."""
+    noise = min(max(round(length * ratio), 1), length - 1)
+    return noise, max(1, min(round(noise / mean_span), noise, length - noise))
 
 
 def check_spans(ratio: float, mean_span: float) -> None:
@@ -120,13 +125,8 @@ def infill_prompt(left: np.ndarray, right: np.ndarray, marks: Marks) -> np.ndarr
 
 def longest_text(room: int, ratio: float, mean_span: float) -> int:
     """Most tokens of a text whose corrupted row has at most `room`; 0 where not even two fit."""
-
-    def needed(length: int) -> int:
-        noise = min(max(round(length * ratio), 1), length - 1)
-        return length + 2 + 3 * max(1, min(round(noise / mean_span), noise, length - noise))
-
     length = room
-    while length >= 2 and needed(length) > room:
+    while length >= 2 and length + 2 + 3 * _amounts(length, ratio, mean_span)[1] > room:
         length -= 1
     return length if length >= 2 else 0
 

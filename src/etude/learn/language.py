@@ -53,6 +53,15 @@ def unknown_token(tokens: Tensor, model: nn.Module, vocab: int | None = None) ->
     return BadInput("data", f"token {low if low < 0 else high}", expected)
 
 
+def target_mask(batch: Batch) -> Tensor | None:
+    """[B, T], which targets count: those of `loss_mask`, and in their input's own document; None where all do."""
+    mask, documents = batch.data.get("loss_mask"), batch.data.get("document_ids")
+    if documents is None:
+        return mask
+    same = documents[:, 1:] == documents[:, :-1]
+    return same if mask is None else mask.bool() & same
+
+
 class CausalLM:
     """Next-token prediction: the mean negative log-likelihood over target positions (those of `loss_mask` where there is one).
 
@@ -61,11 +70,7 @@ class CausalLM:
 
     def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
         losses, result = token_losses(model, batch)
-        mask = batch.data.get("loss_mask")
-        documents = batch.data.get("document_ids")
-        if documents is not None:
-            same = documents[:, 1:] == documents[:, :-1]
-            mask = same if mask is None else mask.bool() & same
+        mask = target_mask(batch)
         if mask is None:
             per_sample, weight, loss = losses.detach().mean(1), float(losses.numel()), losses.mean()
         else:

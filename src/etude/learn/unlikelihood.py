@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from etude.engine.protocols import Batch, Output
 from etude.errors import BadInput
-from etude.learn.language import CausalLM
+from etude.learn.language import CausalLM, target_mask
 
 SMALLEST = 1e-20
 """1 - p is cut off here before its logarithm."""
@@ -67,10 +67,7 @@ class Unlikelihood:
         candidates = previous_tokens(
             tokens[:, :-1], tokens[:, 1:], kept["logits"].shape[-1], None if documents is None else documents[:, :-1]
         )
-        losses, mask = unlikelihood(kept["logits"], candidates), batch.data.get("loss_mask")
-        if documents is not None:
-            same = documents[:, 1:] == documents[:, :-1]
-            mask = same if mask is None else mask.bool() & same
+        losses, mask = unlikelihood(kept["logits"], candidates), target_mask(batch)
         extra = (losses if mask is None else losses * mask).sum() / output.weight
         signals = output.signals | {"unlikelihood": extra.detach()}
         return Output(output.loss + self.alpha * extra, output.per_sample, output.weight, signals)
