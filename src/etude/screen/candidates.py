@@ -25,7 +25,7 @@ BASELINE = "baseline"
 class Candidate:
     """changes: dotted recipe keys -> values ("model.depth"; "model" replaces the table). methods: tables to add to `[[methods]]`.
 
-    earliest_rung: before it the candidate is not dropped. parts: the slugs it is made of (one, or those of a combination).
+    earliest_rung: before it the candidate is not dropped. parts: the papers or files it is made of (one, or those of a combination).
     """
 
     name: str
@@ -97,7 +97,7 @@ def candidate(found: Card, facts: Facts) -> Candidate | str:
         return told
     changes = {key: value for key, value in told.items() if "." in key or key == "model"}
     settings = {key: value for key, value in told.items() if key not in changes}
-    common: dict[str, Any] = {"name": found.slug, "parts": (found.slug,), "earliest_rung": found.earliest_rung}
+    common: dict[str, Any] = {"name": found.slug, "parts": (name,), "earliest_rung": found.earliest_rung}
     if use == "model":
         return Candidate(changes={**changes, "model": {"use": name, **settings}}, **common)
     return Candidate(methods=({"use": name, **settings},), changes=changes, **common)
