@@ -148,7 +148,9 @@ def test_rows_and_losses_are_those_of_the_authors_code(case, monkeypatch):
     monkeypatch.setattr("etude.papers.objective.ditto.repetition.numpy_rng", Drawn)
     form = {"nl": "log", "nl_clip": "clip"}[case["form"]]
     model = Told(torch.tensor(GOLDEN["logits"]))
-    output = PseudoRepetition(ends.tolist(), decay=case["decay"], form=form)(model, Batch({"tokens": torch.from_numpy(tokens)}, np.arange(3)))
+    output = PseudoRepetition(ends.tolist(), decay=case["decay"], form=form)(
+        model, Batch({"tokens": torch.from_numpy(tokens)}, np.arange(3))
+    )
     assert output.weight == case["tokens"]
     assert float(output.loss.detach()) * output.weight == pytest.approx(case["loss"], rel=1e-5)
 
@@ -326,8 +328,11 @@ def test_the_lines_of_the_docstring_on_a_model_of_ones_own(capsys):
         ),
         (
             lambda: Trainer(
-                nn.Linear(2, 2), DataStream(TensorSource(x=torch.zeros(4, 2), y=torch.zeros(4).long()), 2, 0), Supervised(),
-                methods=[Ditto(rate=1, ends=[1])], budget=Budget(steps=2),
+                nn.Linear(2, 2),
+                DataStream(TensorSource(x=torch.zeros(4, 2), y=torch.zeros(4).long()), 2, 0),
+                Supervised(),
+                methods=[Ditto(rate=1, ends=[1])],
+                budget=Budget(steps=2),
             ).run(),  # fmt: skip
             "samples of x, y",
         ),

@@ -27,6 +27,7 @@ from etude.learn.unlikelihood import SequenceUnlikelihood, Unlikelihood
 from etude.learn.warmstart import kept
 from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.objective.ditto.method import Ditto, end_ids
+from etude.papers.objective.ditto.model import ShiftedTransformer
 from etude.papers.objective.ditto.probe import Continuations, SelfReinforcement, probe_pairs, repetitions
 from etude.papers.objective.ditto.settings import Settings
 
@@ -61,33 +62,32 @@ def text_of(settings: Settings) -> Text:
 def model_config(settings: Settings) -> TransformerConfig:
     s = settings
     return TransformerConfig(
-        vocab=s.vocab, width=s.width, depth=s.depth, heads=s.heads, hidden=s.hidden, context=s.context, tied=s.tied
+        vocab=s.vocab, width=s.width, depth=s.depth, heads=s.heads, hidden=s.hidden, context=s.context, tied=s.tied, init_std=s.init_std,
     )  # fmt: skip
 
 
-def paper_model(settings: Settings) -> Transformer:
-    return Transformer(model_config(settings))
+def network(settings: Settings) -> Transformer:
+    return (ShiftedTransformer if settings.shifted else Transformer)(model_config(settings))
 
 
 def base_of(settings: Settings, seed: int, progress: Progress) -> tuple[Transformer, Ledger]:
     """The language model of a seed, trained on next tokens once and kept, and what it cost."""
     s = settings
-    config = model_config(s)
 
     def teach() -> dict:
         result = Trainer(
-            initialise(Transformer(config), derive(seed, "base")), _stream(s, derive(seed, "base rows")), CausalLM(),
+            initialise(network(s), derive(seed, "base")), _stream(s, derive(seed, "base rows")), CausalLM(),
             optimizer=AdamW(lr=s.base_lr, weight_decay=s.weight_decay), schedule=Cosine(warmup=s.warmup),
             budget=Budget(steps=s.base_updates), seed=seed, progress=progress,
         ).run()  # fmt: skip
         return {"model": result.model.state_dict(), "ledger": result.ledger.as_dict()}
 
     made_of = {
-        "what": "language model", "config": asdict(config), "data": data_hash(s.corpus), "tokenizer": s.tokenizer, "batch": s.batch,
-        "updates": s.base_updates, "lr": s.base_lr, "warmup": s.warmup, "weight_decay": s.weight_decay, "seed": seed,
+        "what": "language model", "config": asdict(model_config(s)), "shifted": s.shifted, "data": data_hash(s.corpus),
+        "tokenizer": s.tokenizer, "batch": s.batch, "updates": s.base_updates, "lr": s.base_lr, "warmup": s.warmup, "weight_decay": s.weight_decay, "seed": seed,
     }  # fmt: skip
     _, state = kept(made_of, teach)
-    model = Transformer(config)
+    model = network(s)
     model.load_state_dict(state["model"])
     return model, Ledger.from_dict(state["ledger"])
 

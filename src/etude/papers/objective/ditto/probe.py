@@ -33,7 +33,9 @@ def repetitions(texts: Sequence[np.ndarray], ends: Sequence[int]) -> Metrics:
 class Continuations:
     """`repetitions` of what a model says after each prompt. prompts: token ids. greedy, or by `top_p` with draws of `seed`."""
 
-    def __init__(self, prompts: Sequence[np.ndarray], length: int, ends: Sequence[int], *, top_p: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, prompts: Sequence[np.ndarray], length: int, ends: Sequence[int], *, top_p: float | None = None, seed: int = 0
+    ) -> None:
         self.prompts, self.ends, self.seed = list(prompts), tuple(ends), seed
         self.sampling = Sampling(temperature=0 if top_p is None else 1, top_p=1 if top_p is None else top_p, max_tokens=length)
 
@@ -73,7 +75,9 @@ class SelfReinforcement:
         return told | {"growth": float(growth.mean()), "growth, likely": high, "growth, unlikely": low, "growth, difference": high - low}
 
 
-def probe_pairs(tokens: np.ndarray, ends: Sequence[int], *, num_copies: int, context: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def probe_pairs(
+    tokens: np.ndarray, ends: Sequence[int], *, num_copies: int, context: int, count: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """`count` (sentence before, sentence) of a text, spread evenly, that fill at most `context` tokens with all their copies.
 
     Sentences of fewer than three tokens are left out. Raises BadInput where the text has too few.

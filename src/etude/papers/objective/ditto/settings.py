@@ -20,6 +20,8 @@ class Settings:
     heads: int = 4
     hidden: int | None = None
     tied: bool = True
+    shifted: bool = True  # each token comes with a map of the one before it
+    init_std: float = 0.1  # of the weights
     context: int = 160
     base_updates: int = 480
     base_lr: float = 3e-3
@@ -44,7 +46,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.prompt + self.continuation > self.context + 1:
-            raise BadInput("settings.context", str(self.context), f"at least {self.prompt + self.continuation - 1}, prompt and continuation")
+            raise BadInput(
+                "settings.context", str(self.context), f"at least {self.prompt + self.continuation - 1}, prompt and continuation"
+            )
 
     @property
     def tokens(self) -> int:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from etude.evidence.claims import AtLeast, Better, Equivalent
 from etude.evidence.study import Arm, Plot, Scale, Study
 from etude.papers.objective.ditto import arms
-from etude.papers.objective.ditto.arms import paper_model
 from etude.papers.objective.ditto.settings import Settings
 
 CPU = Settings()
@@ -81,7 +80,8 @@ CLAIMS = (
 )  # fmt: skip
 
 PAPER = Settings(
-    corpus="wikitext-103", tokenizer="words", ends=".", vocab=267_744, width=1_024, depth=16, heads=8, hidden=2_731, tied=False, context=1_536,
+    corpus="wikitext-103", tokenizer="words", ends=".", vocab=267_744, width=1_024, depth=16, heads=8, hidden=2_731, tied=False, shifted=False,
+    init_std=0.02, context=1_536,
     base_updates=286_000, base_lr=1e-4, batch=48, updates=10_000, lr=1e-4, unlikelihood_lr=1e-4, warmup=0.056, weight_decay=0.0,
     coin="row", num_prompts=1_618, evaluations=100,
 )  # fmt: skip
@@ -91,7 +91,7 @@ NETWORK = f"{CODE}, fairseq/custom/transformer_arch.py over fairseq's transforme
 SOURCES = {
     "corpus": f"{CODE}, README.md", "tokenizer": f"{CODE}, README.md: words of the binarised Wikitext-103",
     "ends": f"{CODE}, fairseq/custom/repetetion_penalty_accum_loss.py", "vocab": "assumed: words of Wikitext-103 as fairseq counts them",
-    "width": NETWORK, "depth": NETWORK, "heads": NETWORK, "tied": NETWORK,
+    "width": NETWORK, "depth": NETWORK, "heads": NETWORK, "tied": NETWORK, "shifted": NETWORK, "init_std": "assumed",
     "hidden": "2/3 of their 4,096: SwiGLU with the parameters of their two matrices",
     "context": DITTO, "base_updates": f"{CODE}, runs/MLE.sh", "base_lr": f"{CODE}, runs/MLE.sh: of NAG",
     "batch": f"{DITTO}: 6 rows accumulated on each of the README's 8 devices (the base: 3)",
@@ -106,7 +106,13 @@ SOURCES = {
 }  # fmt: skip
 DEVIATIONS = (
     ("text", "Wikitext-103, words", "King James Bible, 1,024 byte pairs", "two cores", "more repetition in the text itself"),
-    ("ends of sentences", "the full stop", ". ? ! : ;", "in rows of 160 tokens a third have no three full stops", "shorter sentences repeated"),
+    (
+        "ends of sentences",
+        "the full stop",
+        ". ? ! : ;",
+        "in rows of 160 tokens a third have no three full stops",
+        "shorter sentences repeated",
+    ),
     ("model", "16 layers of width 1,024, dropout", "3 layers of width 96, no dropout", "two cores", "weaker self-reinforcement"),
     ("optimizer", "NAG, at most 10,000 updates of 48 rows", "AdamW, 150 of 16", "two cores", "unknown"),
     ("checkpoint", "the best by validation perplexity", "the last", "no choice on data that is measured on", "small"),
@@ -137,8 +143,12 @@ STUDY = Study(
     deviations=DEVIATIONS,
     paper_size="0.75B / Wikitext-103",
     failure={
-        "repetition": 1.0, "sentence repetition": 1.0, "held-out loss": math.log(CPU.vocab), "probability, last copy": 1.0, "risen, last copy": 0.0,
+        "repetition": 1.0,
+        "sentence repetition": 1.0,
+        "held-out loss": math.log(CPU.vocab),
+        "probability, last copy": 1.0,
+        "risen, last copy": 0.0,
         "growth, difference": 0.0,
     },  # fmt: skip
-    build_paper_model=paper_model,
+    build_paper_model=arms.network,
 )
