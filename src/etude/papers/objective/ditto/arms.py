@@ -27,7 +27,7 @@ from etude.learn.unlikelihood import SequenceUnlikelihood, Unlikelihood
 from etude.learn.warmstart import kept
 from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.objective.ditto.method import Ditto, end_ids
-from etude.papers.objective.ditto.model import ShiftedTransformer
+from etude.papers.objective.ditto.model import Echoes, ShiftedTransformer
 from etude.papers.objective.ditto.probe import Continuations, SelfReinforcement, probe_pairs, repetitions
 from etude.papers.objective.ditto.settings import Settings
 
@@ -76,15 +76,16 @@ def base_of(settings: Settings, seed: int, progress: Progress) -> tuple[Transfor
 
     def teach() -> dict:
         result = Trainer(
-            initialise(network(s), derive(seed, "base")), _stream(s, derive(seed, "base rows")), CausalLM(),
+            initialise(network(s), derive(seed, "base")), _stream(s, derive(seed, "base rows"), s.echoes), CausalLM(),
             optimizer=AdamW(lr=s.base_lr, weight_decay=s.weight_decay), schedule=Cosine(warmup=s.warmup),
             budget=Budget(steps=s.base_updates), seed=seed, progress=progress,
         ).run()  # fmt: skip
         return {"model": result.model.state_dict(), "ledger": result.ledger.as_dict()}
 
     made_of = {
-        "what": "language model", "config": asdict(model_config(s)), "shifted": s.shifted, "data": data_hash(s.corpus),
-        "tokenizer": s.tokenizer, "batch": s.batch, "updates": s.base_updates, "lr": s.base_lr, "warmup": s.warmup, "weight_decay": s.weight_decay, "seed": seed,
+        "what": "language model", "config": asdict(model_config(s)), "shifted": s.shifted, "echoes": s.echoes, "data": data_hash(s.corpus),
+        "tokenizer": s.tokenizer, "batch": s.batch, "updates": s.base_updates, "lr": s.base_lr, "warmup": s.warmup,
+        "weight_decay": s.weight_decay, "seed": seed,
     }  # fmt: skip
     _, state = kept(made_of, teach)
     model = network(s)
@@ -92,8 +93,9 @@ def base_of(settings: Settings, seed: int, progress: Progress) -> tuple[Transfor
     return model, Ledger.from_dict(state["ledger"])
 
 
-def _stream(settings: Settings, seed: int) -> DataStream:
-    return DataStream(text_of(settings).train, settings.batch, seed, drop_last=True)
+def _stream(settings: Settings, seed: int, echoes: float = 0.0) -> DataStream:
+    source = text_of(settings).train
+    return DataStream(Echoes(source, echoes, seed) if echoes else source, settings.batch, seed, drop_last=True)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,6 @@ def measured(model: nn.Module, settings: Settings, seed: int) -> Metrics:
 def run(job: Job, way: Way | None) -> Outcome:
     """One arm; the base as it is where there is no way to tune it."""
     s: Settings = job.settings
-    text = text_of(s)
     model, cost = base_of(s, job.seed, lambda share, loss: job.progress(BASE_SHARE * min(share, 1.0), loss))
     ledger, curves, parameters = Ledger(), {}, sum(p.numel() for p in model.parameters())
     methods: Sequence[Method] = ()

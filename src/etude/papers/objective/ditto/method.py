@@ -40,8 +40,8 @@ class Ditto(Method):
     """Pseudo-repetition penalisation, beside any objective on rows of tokens.
 
     decay: of a copy's probability against the copy before, 0 to 1 (the paper: 0.5 for open-ended text, 0.9 to 0.95 for summaries).
-    rate:  share of repetitions; 0 is the run without the method, bit for bit. coin: one for each "update", as the paper puts it, or for each
-           "row", as the authors' code comes to, with a row a micro-batch; rows without repetition then learn next tokens.
+    rate:  share of repetitions; 0 is the run without the method, bit for bit. coin: one for each "update", as the paper puts it, or for
+           each "row", as the authors' code comes to, with a row a micro-batch; rows without repetition then learn next tokens.
     ends:  what closes a sentence: characters, or token ids. form: "log", "square" or "clip" (see `penalty`).
     tokenizer: of the run's tokens, to find characters by. A recipe gives its own; otherwise bytes are taken for granted, and a token
            above 255 is bad input.

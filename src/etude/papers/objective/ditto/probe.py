@@ -48,9 +48,9 @@ class SelfReinforcement:
     """How likely a model finds a sentence the 1st to the `num_copies`-th time in a row, after the sentence that came before it.
 
     pairs: (sentence before, sentence) as token ids. Metrics: "probability, copy k", the mean over sentences of their tokens' mean;
-    "risen, copy k", the share of sentences that are likelier than the first time; both for the "last copy" too; "growth", of probability from the first to the last copy,
-    and "growth, likely" and "growth, unlikely", that of the half of the sentences that the model found likelier the first time, and of the
-    other half; "growth, difference" between these two.
+    "risen, copy k", the share of sentences that are likelier than the first time; both for the "last copy" too; "growth", of
+    probability from the first to the last copy; "growth, likely" and "growth, unlikely", that of the half of the sentences that
+    the model found likelier the first time, and of the other half; "growth, difference" between these two.
     """
 
     def __init__(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], num_copies: int) -> None:

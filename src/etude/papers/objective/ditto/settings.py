@@ -12,19 +12,20 @@ class Settings:
     """The defaults are those of the cpu scale. Tokens are trained ones; a row has `context` of them."""
 
     corpus: str = "kjv"
-    tokenizer: str = "bpe:1024"
+    tokenizer: str = "bpe:512"
     ends: str = ".?!:;"  # of a sentence; the King James Bible closes sentences with colons and semicolons too
-    vocab: int = 1024
-    width: int = 96
-    depth: int = 3
-    heads: int = 4
+    vocab: int = 512
+    width: int = 64
+    depth: int = 2
+    heads: int = 2
     hidden: int | None = None
     tied: bool = True
     shifted: bool = True  # each token comes with a map of the one before it
     init_std: float = 0.1  # of the weights
     context: int = 160
-    base_updates: int = 480
-    base_lr: float = 3e-3
+    echoes: float = 0.1  # share of the base's rows that repeat random tokens
+    base_updates: int = 800
+    base_lr: float = 1e-2
     batch: int = 16  # rows, of base and tuning
     updates: int = 150  # of the tuning
     lr: float = 1e-3
