@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,11 @@ from etude.engine.protocols import Batch
 from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
-from etude.evidence.claims import check
-from etude.evidence.study import Job
 from etude.learn.language import CausalLM
 from etude.learn.supervised import Supervised
-from etude.nn.transformer import Transformer, TransformerConfig, count_parameters
+from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.loading import load_methods
 from etude.papers.objective.ditto import (
-    STUDY,
     Continuations,
     Ditto,
     PseudoRepetition,
@@ -36,10 +32,9 @@ from etude.papers.objective.ditto import (
     end_ids,
     penalty,
     repeated,
-    repetitions,
     sentences,
 )
-from etude.papers.objective.ditto.probe import probe_pairs, split_sentences
+from etude.papers.objective.ditto.probe import probe_pairs
 from etude.papers.objective.ditto.repetition import PATIENCE, fitting
 from etude.recipe.train import train_recipe
 
@@ -214,7 +209,7 @@ def test_documents_fillings_and_rows_left_alone():
     tokens = windows().get(np.arange(6))["tokens"]
     documents = torch.arange(96).ge(60).long().repeat(6, 1)
     objective = PseudoRepetition([46, 63, 33])
-    made, periods, penalised = objective.repeat(Batch({"tokens": tokens, "document_ids": documents}, np.arange(6), key=1))
+    made, periods, _ = objective.repeat(Batch({"tokens": tokens, "document_ids": documents}, np.arange(6), key=1))
     assert (periods > 0).any()
     for row in (periods > 0).nonzero().flatten().tolist():
         assert made.data["document_ids"][row].unique().numel() == 1
@@ -290,10 +285,8 @@ def test_the_lines_of_the_docstring_on_a_model_of_ones_own(capsys):
     tokenizer = BytePairs.train(TEXT * 20, 270)
     source = WindowSource(tokenizer.encode(TEXT * 40), 48)
     model = nn.Sequential(nn.Embedding(270, 16), nn.Linear(16, 270))
-    names = {
-        "etude": etude, "model": model, "source": source, "tokenizer": tokenizer, "prompts": [source.get(np.array([0]))["tokens"][0].numpy()],
-        "Continuations": Continuations, "end_ids": end_ids,
-    }  # fmt: skip
+    names = {"etude": etude, "model": model, "source": source, "tokenizer": tokenizer, "Continuations": Continuations, "end_ids": end_ids}
+    names["prompts"] = [source.get(np.array([0]))["tokens"][0].numpy()]
     doc = load_methods("ditto")["Ditto"].__module__.rpartition(".")[0]
     text = __import__(doc, fromlist=["x"]).__doc__
     code = "\n".join(line.strip() for line in text.splitlines() if line.startswith("    ") and not line.startswith("    x ="))
@@ -333,7 +326,7 @@ def test_the_lines_of_the_docstring_on_a_model_of_ones_own(capsys):
                 Supervised(),
                 methods=[Ditto(rate=1, ends=[1])],
                 budget=Budget(steps=2),
-            ).run(),  # fmt: skip
+            ).run(),
             "samples of x, y",
         ),
         (lambda: SelfReinforcement([(np.arange(2), np.arange(3))], 3), "at least two"),
@@ -344,81 +337,3 @@ def test_the_lines_of_the_docstring_on_a_model_of_ones_own(capsys):
 def test_bad_input_is_told(call, told):
     with pytest.raises(BadInput, match=told):
         call()
-
-
-# --- what is measured -------------------------------------------------------------------------------------------------
-def test_ends_are_tokens_whose_text_closes_a_sentence():
-    assert end_ids(Bytes(), ".?!") == (33, 46, 63)
-    words = Characters("ab. '", words=(".'", "b. ", ".a"))
-    assert {words.decode([i]) for i in end_ids(words, ".")} == {".", ".'", "b. "}
-
-
-def test_repetitions_by_hand():
-    assert split_sentences(np.array([1, DOT, 2, 3, DOT, 4, DOT, 5]), [DOT]) == [(2, 3, DOT), (4, DOT)]
-    loop, human = np.array([DOT, 1, 2, DOT, 1, 2, DOT, 1, 2, DOT]), np.arange(10, 20)
-    told = repetitions([loop, human], [DOT])
-    assert told["repetition"] == pytest.approx((1 - 3 / 7) / 2)
-    assert told["sentence repetition"] == pytest.approx((1 - 1 / 3) / 2)
-    assert told["distinct"] == pytest.approx((3 + 9) / 18)
-
-
-class Copies(nn.Module):
-    """Gives a token probability 0.2 k the k-th time it stands in a row of tokens, 0.02 k if it is above 50."""
-
-    def forward(self, tokens):
-        logits = torch.zeros(*tokens.shape, 100)
-        for row in range(len(tokens)):
-            for t in range(tokens.shape[1]):
-                for token in range(100):
-                    times = 1 + int((tokens[row, : t + 1] == token).sum())
-                    p = min(0.02 * times if token > 50 else 0.2 * times, 0.9)
-                    logits[row, t, token] = math.log(p / (1 - p))
-        return logits
-
-
-def test_self_reinforcement_by_hand(monkeypatch):
-    pairs = [(np.array([1, 2]), np.array([3, 4])), (np.array([1, 2]), np.array([60, 61])), (np.array([1]), np.array([5, 6]))]
-    probe = SelfReinforcement(pairs, 2)
-    fixed = np.array([[0.2, 0.6], [0.1, 0.05], [0.4, 0.7]])
-    monkeypatch.setattr(probe, "probabilities", lambda model: fixed)
-    told = probe(nn.Identity())
-    assert told["probability, copy 1"] == pytest.approx(0.7 / 3)
-    assert told["risen, last copy"] == pytest.approx(2 / 3)
-    assert told["growth, likely"] == pytest.approx((0.4 + 0.3) / 2)
-    assert told["growth, unlikely"] == pytest.approx(-0.05)
-    assert told["growth, difference"] == pytest.approx(0.4)
-
-
-def test_probabilities_are_the_models_own_copy_by_copy():
-    model, pairs = small(), [(np.array([1, 46]), np.array([3, 4, 46])), (np.array([7, 8, 46]), np.array([5, 46]))]
-    found = SelfReinforcement(pairs, 3).probabilities(model)
-    for (before, sentence), row in zip(pairs, found, strict=True):
-        tokens = torch.from_numpy(np.concatenate([before, np.tile(sentence, 3)]))[None]
-        p = model.head(model(tokens[:, :-1])["hidden"]).softmax(-1).detach().gather(2, tokens[:, 1:, None])[0, len(before) - 1 :, 0]
-        assert row.tolist() == pytest.approx(p.view(3, -1).mean(1).tolist(), rel=1e-4)
-
-
-# --- the study --------------------------------------------------------------------------------------------------------
-def test_the_study_spends_what_it_says_and_measures_what_it_claims(tmp_path, monkeypatch):
-    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path))
-    check(STUDY.claims, {name: arm.reference for name, arm in STUDY.arms.items()})
-    smoke = STUDY.scales["smoke"].settings
-    outcomes = {name: arm.run(Job(study=STUDY.slug, arm=name, scale="smoke", seed=0, settings=smoke)) for name, arm in STUDY.arms.items()}
-    for name, outcome in outcomes.items():
-        assert "base:language model" in outcome.ledger
-        if name != "base":
-            assert outcome.ledger["train"]["tokens"] == smoke.tokens
-        assert set(STUDY.failure) <= set(outcome.metrics)
-        assert outcome.metrics["repetition, human text"] == outcomes["base"].metrics["repetition, human text"] < 0.5
-    assert outcomes["mle"].ledger["train"]["flops"] == outcomes["ditto"].ledger["train"]["flops"]
-    assert 0 <= outcomes["ditto"].metrics["rows without a sentence"] <= 1
-
-
-def test_the_paper_scale_has_a_source_for_every_setting_and_the_size_of_the_authors_network():
-    scale = STUDY.scales["paper"]
-    assert set(scale.sources) == {f.name for f in fields(scale.settings)}
-    with torch.device("meta"):
-        model = STUDY.build_paper_model(scale.settings)
-    theirs = 2 * 267_744 * 1024 + 16 * (4 * 1024**2 + 2 * 1024 * 4096)  # embedding and output apart; attention, two matrices
-    assert count_parameters(model) == pytest.approx(theirs, rel=0.01)
-    assert replace(scale.settings, coin="update").rate == 0.5
