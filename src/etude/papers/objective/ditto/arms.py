@@ -71,20 +71,26 @@ def network(settings: Settings) -> Transformer:
 
 
 def base_of(settings: Settings, seed: int, progress: Progress) -> tuple[Transformer, Ledger]:
-    """The language model of a seed, trained on next tokens once and kept, and what it cost."""
+    """The language model of a seed, trained on echoes and then on text once and kept, and what it cost."""
     s = settings
 
     def teach() -> dict:
-        result = Trainer(
-            initialise(network(s), derive(seed, "base")), _stream(s, derive(seed, "base rows"), s.echoes), CausalLM(),
-            optimizer=AdamW(lr=s.base_lr, weight_decay=s.weight_decay), schedule=Cosine(warmup=s.warmup),
-            budget=Budget(steps=s.base_updates), seed=seed, progress=progress,
-        ).run()  # fmt: skip
-        return {"model": result.model.state_dict(), "ledger": result.ledger.as_dict()}
+        model, ledger = initialise(network(s), derive(seed, "base")), Ledger()
+        stages = [(updates, echoes) for updates, echoes in ((s.echo_updates, 1.0), (s.base_updates, s.echoes)) if updates]
+        for number, (updates, echoes) in enumerate(stages):
+            begun = sum(u for u, _ in stages[:number])
+            result = Trainer(
+                model, _stream(s, derive(seed, "base rows", number), echoes), CausalLM(),
+                optimizer=AdamW(lr=s.base_lr, weight_decay=s.weight_decay), schedule=Cosine(warmup=s.warmup), budget=Budget(steps=updates),
+                seed=derive(seed, "base", number),
+                progress=lambda share, loss, a=begun, n=updates: progress((a + share * n) / (s.echo_updates + s.base_updates), loss),
+            ).run()  # fmt: skip
+            ledger.merge(result.ledger)
+        return {"model": model.state_dict(), "ledger": ledger.as_dict()}
 
     made_of = {
         "what": "language model", "config": asdict(model_config(s)), "shifted": s.shifted, "echoes": s.echoes, "data": data_hash(s.corpus),
-        "tokenizer": s.tokenizer, "batch": s.batch, "updates": s.base_updates, "lr": s.base_lr, "warmup": s.warmup,
+        "tokenizer": s.tokenizer, "batch": s.batch, "updates": [s.echo_updates, s.base_updates], "lr": s.base_lr, "warmup": s.warmup,
         "weight_decay": s.weight_decay, "seed": seed,
     }  # fmt: skip
     _, state = kept(made_of, teach)

@@ -13,11 +13,10 @@ from etude.papers.objective.ditto.settings import Settings
 
 CPU = Settings()
 QUICK = replace(
-    CPU, corpus="sample", tokenizer="bpe:512", vocab=512, width=64, depth=2, base_updates=300, updates=60, num_prompts=60, num_pairs=60,
-    held_out_windows=64, evaluations=3,
+    CPU, corpus="sample", echo_updates=100, base_updates=250, updates=60, num_prompts=60, num_pairs=60, held_out_windows=64, evaluations=3,
 )  # fmt: skip
 SMOKE = replace(
-    QUICK, tokenizer="byte", vocab=256, width=16, depth=1, heads=2, context=128, batch=4, base_updates=8, updates=6, prompt=16,
+    QUICK, tokenizer="byte", vocab=256, width=16, depth=1, context=128, batch=4, echo_updates=2, base_updates=8, updates=6, prompt=16,
     continuation=16, num_prompts=4, num_copies=2, num_pairs=4, held_out_windows=4, evaluations=2,
 )  # fmt: skip
 
@@ -85,8 +84,8 @@ CLAIMS = (
 
 PAPER = Settings(
     corpus="wikitext-103", tokenizer="words", ends=".", vocab=267_744, width=1_024, depth=16, heads=8, hidden=2_731, tied=False,
-    shifted=False, init_std=0.02, context=1_536, echoes=0.0, base_updates=286_000, base_lr=1e-4, batch=48, updates=10_000, lr=1e-4,
-    unlikelihood_lr=1e-4, warmup=0.056, weight_decay=0.0, coin="row", num_prompts=1_618, evaluations=100,
+    shifted=False, init_std=0.02, context=1_536, echo_updates=0, echoes=0.0, base_updates=286_000, base_lr=1e-4, batch=48,
+    updates=10_000, lr=1e-4, unlikelihood_lr=1e-4, warmup=0.056, weight_decay=0.0, coin="row", num_prompts=1_618, evaluations=100,
 )  # fmt: skip
 CODE = "authors' code at 35f5a22"
 DITTO = f"{CODE}, runs/DITTO.sh"
@@ -95,6 +94,7 @@ SOURCES = {
     "corpus": f"{CODE}, README.md", "tokenizer": f"{CODE}, README.md: words of the binarised Wikitext-103",
     "ends": f"{CODE}, fairseq/custom/repetetion_penalty_accum_loss.py", "vocab": "assumed: words of Wikitext-103 as fairseq counts them",
     "width": NETWORK, "depth": NETWORK, "heads": NETWORK, "tied": NETWORK, "shifted": NETWORK,
+    "echo_updates": f"{CODE}, runs/MLE.sh: none",
     "echoes": f"{CODE}, runs/MLE.sh: none", "init_std": "assumed",
     "hidden": "2/3 of their 4,096: SwiGLU with the parameters of their two matrices",
     "context": DITTO, "base_updates": f"{CODE}, runs/MLE.sh", "base_lr": f"{CODE}, runs/MLE.sh: of NAG",
