@@ -55,8 +55,8 @@ class Text:
 def text_of(settings: Settings) -> Text:
     name, how, context = settings.corpus, settings.tokenizer, settings.context
     tokenizer = corpus_tokenizer(name, how)
-    parts = (WindowSource(corpus(name, split, how), context) for split in ("train", "test"))
-    return Text(*parts, tokenizer, end_ids(tokenizer, settings.ends))
+    train, held_out = (WindowSource(corpus(name, split, how), context) for split in ("train", "test"))
+    return Text(train, held_out, tokenizer, end_ids(tokenizer, settings.ends))
 
 
 def model_config(settings: Settings) -> TransformerConfig:
@@ -113,10 +113,10 @@ class Way:
     methods: Callable[[Settings], Sequence[Method]] = lambda s: ()
 
 
-def ditto(**more: float) -> Way:
+def ditto(decay: float | None = None) -> Way:
     def methods(s: Settings) -> Sequence[Method]:
-        given = {"decay": s.decay, "rate": s.rate, "coin": s.coin} | more
-        return [Ditto(**given, ends=s.ends, tokenizer=text_of(s).tokenizer)]
+        chosen = s.decay if decay is None else decay
+        return [Ditto(decay=chosen, rate=s.rate, coin=s.coin, ends=s.ends, tokenizer=text_of(s).tokenizer)]
 
     return Way(methods=methods)
 

@@ -81,7 +81,8 @@ class Ditto(Method):
         by_row = self.coin == "row"
         objective = PseudoRepetition(self._ids(run.model), decay=self.decay, form=self.form, share=self.rate if by_row else 1.0)
         objective.counts = self.counts
-        run.objectives = {name: objective if by_row else Sometimes(objective, self.rate, own) for name, own in run.objectives.items()}
+        for name, own in run.objectives.items():
+            run.objectives[name] = objective if by_row else Sometimes(objective, self.rate, own)
 
     def batch(self, run: Run, batch: Batch) -> None:
         tokens = batch.data.get("tokens")
