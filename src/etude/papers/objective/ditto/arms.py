@@ -137,6 +137,7 @@ def measured(model: nn.Module, settings: Settings, seed: int) -> Metrics:
     """Everything at the end: continuations by greedy decoding and by nucleus sampling, sentences said again and again, loss."""
     s, text = settings, text_of(settings)
     texts = text.starts(s)
+    model.eval()
     prompts = [t[: s.prompt] for t in texts]
     told = dict(Continuations(prompts, s.continuation, text.ends)(model))
     told |= {f"{k}, sampled": v for k, v in Continuations(prompts, s.continuation, text.ends, top_p=s.top_p, seed=seed)(model).items()}
