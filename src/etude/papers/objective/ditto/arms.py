@@ -139,8 +139,14 @@ def measured(model: nn.Module, settings: Settings, seed: int) -> Metrics:
     texts = text.starts(s)
     model.eval()
     prompts = [t[: s.prompt] for t in texts]
-    told = dict(Continuations(prompts, s.continuation, text.ends)(model))
-    told |= {f"{k}, sampled": v for k, v in Continuations(prompts, s.continuation, text.ends, top_p=s.top_p, seed=seed)(model).items()}
+    ways = {
+        "": {},
+        ", nucleus": {"temperature": 1.0, "top_p": s.top_p, "seed": seed},
+        ", low temperature": {"temperature": s.temperature, "seed": seed},
+    }
+    told: dict[str, float] = {}
+    for name, how in ways.items():
+        told |= {f"{k}{name}": v for k, v in Continuations(prompts, s.continuation, text.ends, **how)(model).items()}
     told |= {f"{k}, human text": v for k, v in repetitions([t[s.prompt :] for t in texts], text.ends).items()}
     pairs = probe_pairs(text.held_out.tokens, text.ends, num_copies=s.num_copies, context=s.context, count=s.num_pairs)
     told |= SelfReinforcement(pairs, s.num_copies)(model)

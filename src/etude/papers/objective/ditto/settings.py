@@ -41,6 +41,7 @@ class Settings:
     continuation: int = 100  # tokens
     num_prompts: int = 200
     top_p: float = 0.9
+    temperature: float = 0.3  # of the continuations that are neither greedy nor of a nucleus
     num_copies: int = 5
     num_pairs: int = 200
     held_out_windows: int = 256
