@@ -31,13 +31,13 @@ def repetitions(texts: Sequence[np.ndarray], ends: Sequence[int]) -> Metrics:
 
 
 class Continuations:
-    """`repetitions` of what a model says after each prompt. prompts: token ids. greedy, or by `top_p` with draws of `seed`."""
+    """`repetitions` of what a model says after each prompt. prompts: token ids. Greedy, or drawn with `seed` at a temperature above 0."""
 
     def __init__(
-        self, prompts: Sequence[np.ndarray], length: int, ends: Sequence[int], *, top_p: float | None = None, seed: int = 0
+        self, prompts: Sequence[np.ndarray], length: int, ends: Sequence[int], *, temperature: float = 0, top_p: float = 1, seed: int = 0
     ) -> None:
         self.prompts, self.ends, self.seed = list(prompts), tuple(ends), seed
-        self.sampling = Sampling(temperature=0 if top_p is None else 1, top_p=1 if top_p is None else top_p, max_tokens=length)
+        self.sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=length)
 
     def __call__(self, model: nn.Module) -> Metrics:
         groups = LocalGenerator(model).complete(self.prompts, self.sampling, seed=self.seed)
