@@ -137,8 +137,8 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="7k parameters / 1.5k tokens"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 0.15M tokens"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.4M parameters / 1.2M tokens, 0.4M more"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.14M parameters / 0.9M tokens, 0.15M more"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.14M parameters / 2M tokens, 0.4M more"),
         "paper": Scale(settings=PAPER, seeds=1, size="0.75B parameters / 740M tokens of tuning", sources=SOURCES),
     },
     claims=CLAIMS,
