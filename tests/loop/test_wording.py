@@ -12,6 +12,10 @@ def test_a_sample_is_shown_with_its_reward_first_and_without_tokens():
     assert row_in_words(ends) == "ends: text: b=5, right: no; text: b=6, right: yes"
 
 
+def test_what_would_move_a_terminals_cursor_is_not_written_to_it():
+    assert row_in_words({"completion": "a\x1b[2J\rb\n"}) == "completion: a\ufffd[2J\ufffdb | "
+
+
 def test_metrics_and_cuts():
     assert metrics_in_words({"reward": 0.25, "rows": 12.0, "FLOPs": 1.5e12}) == "reward 0.25  rows 12  FLOPs 1.5e+12"
     assert cut("abc", 3) == "abc"

@@ -52,7 +52,8 @@ def arms_table(record: Mapping[str, Any]) -> Grid:
     """Per arm that has it: the headline metric with its t interval, the paired effect against the baseline, what it cost, its size."""
     headline, baseline = record["headline"], record["baseline"]
     better = "↓" if record["lower_is_better"] else "↑"
-    numbers = (f"{headline} {better}", f"against {baseline}", "FLOPs", "tokens", "time a run", "parameters")
+    tokens = "tokens trained + other" if any(map(_other_tokens, record["arms"].values())) else "tokens"
+    numbers = (f"{headline} {better}", f"against {baseline}", "FLOPs", tokens, "time a run", "parameters")
     table = Grid("|arm", *(f">{name}" for name in numbers), split=True, ruled=False)
     base = record["arms"].get(baseline)
     for name, arm in record["arms"].items():
@@ -63,7 +64,9 @@ def arms_table(record: Mapping[str, Any]) -> Grid:
         if base is not None and name != baseline and headline in arm["metrics"]:
             against = _effect(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), record["lower_is_better"])
             against = against.replace(" [", f"{BREAK}[")
-        cost = [amount(_total(arm["ledger"], q)) for q in ("flops", "tokens")]
+        other = _other_tokens(arm)
+        trained = amount(_total(arm["ledger"], "tokens") - other) + (f" +{BREAK}{amount(other)}" if other else "")
+        cost = [amount(_total(arm["ledger"], "flops")), trained]
         size = amount(float(np.mean(arm["parameters"]))) if any(arm["parameters"]) else "–"
         table.add_row(
             escape(name) + _marks(arm), _with_interval(values), escape(against), *cost, clock(float(np.mean(arm["seconds"]))), size

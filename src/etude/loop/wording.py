@@ -30,7 +30,8 @@ def cut(text: str, width: int) -> str:
 
 def _said(value: Any) -> str:
     if isinstance(value, str):
-        return value.replace("\n", " | ")
+        # What a model wrote may be anything, also what moves a terminal's cursor.
+        return "".join(c if c.isprintable() else "\ufffd" for c in value.replace("\n", " | "))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
