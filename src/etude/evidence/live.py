@@ -213,7 +213,8 @@ class LiveTable(Quiet):
         hidden = len(self.rows) - len(shown)
         foot = f"{ended} of {len(self.rows)} runs, about {clock(time_left(self.rows, self.workers))} left"
         foot += f" ({hidden} more not shown)" if hidden else ""
-        return Group(Text(self.title, "bold"), table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in rounds), Text(foot, "dim"))
+        told = (Text(line, no_wrap=True, overflow="ellipsis") for line in rounds)
+        return Group(Text(self.title, "bold"), table, *told, Text(foot, "dim"))
 
     def _rounds(self, room: int) -> list[str]:
         """What is known of the last rounds of runs under way, in at most so many lines; read anew every two seconds."""

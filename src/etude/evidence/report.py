@@ -187,6 +187,12 @@ def _total(ledgers: Sequence[Mapping[str, Mapping[str, float]]], quantity: str) 
     return float(np.mean([sum(row.get(quantity, 0) for row in ledger.values()) for ledger in ledgers]))
 
 
+def _other_tokens(arm: Mapping[str, Any]) -> float:
+    """Of a run's tokens those not trained on: read by a scorer, or by what was prepared."""
+    apart = [{name: row for name, row in ledger.items() if name != "train"} for ledger in arm["ledger"]]
+    return _total(apart, "tokens")
+
+
 def _values(values: Sequence[float | None]) -> np.ndarray:
     return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
 

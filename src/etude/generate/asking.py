@@ -108,9 +108,7 @@ class Client:
             try:
                 write_atomic(place, json.dumps({"url": self.url + path, "request": body, "answer": answer}))
             except OSError as error:
-                raise BadInput(
-                    str(place), reason(error), "a folder that can be written; $ETUDE_CACHE names another"
-                ) from error
+                raise BadInput(str(place), reason(error), "a folder that can be written; $ETUDE_CACHE names another") from error
         return answer
 
     def _asked(self, path: str, body: Answer, check: Callable[[Answer], None], stop: threading.Event) -> Answer:
