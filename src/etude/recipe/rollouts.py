@@ -104,7 +104,10 @@ def rollouts_material(recipe: Recipe, data: RowsData | TaskData) -> Material:
             watch=said.round,
         )  # fmt: skip
 
-    ESTIMATORS[str(objective.kind)].check(table.samples)
+    try:
+        ESTIMATORS[str(objective.kind)].check(table.samples)
+    except BadInput as error:
+        raise error.at(f"rollouts.{error.where}") from error
     vocab = asker.tokenizer.vocab
     facts |= {"vocab": vocab, "samples": len(training), "held_out_samples": len(held_out) if held_out else 0}
     return Material(
@@ -137,7 +140,7 @@ def asker_of(recipe: Recipe) -> tuple[Asker, tuple[int, ...], dict[str, Any]]:
     reader = reader_of(found.path, found.name)
     weights = {path.name: path.stat().st_size for path in sorted(found.path.glob("*.safetensors"))}
     facts = {"model": {"name": found.name, "commit": found.commit, "bytes": weights}}
-    return Asker(reader.tokenizer, reader.template), () if reader.end is None else (reader.end,), facts
+    return reader.asker, () if reader.end is None else (reader.end,), facts
 
 
 def _check_draws(table: RolloutsTable, kind: str) -> None:

@@ -278,6 +278,8 @@ class ObjectiveTable(Table):
 
 PAIR_KEYS = ("beta", "gamma", "weight", "normalised")
 POLICY_KEYS = ("kl", "clip_low", "clip_high", "entropy", "verifier", "failures")
+CLIPPED = ("grpo", "dr-grpo", "dapo")
+"""Those with a ratio to clip."""
 
 
 class EvaluateTable(Table):

@@ -28,6 +28,7 @@ from etude.learn.language import CausalLM
 from etude.learn.supervised import Supervised
 from etude.recipe.build import Resolve, build, no_models
 from etude.recipe.config import load, read
+from etude.recipe.continued import prepare
 from etude.recipe.folder import DATA_FILE, check_data, check_recipe
 from etude.recipe.models import Models
 from etude.recipe.overrides import parsed, replaced
@@ -35,6 +36,7 @@ from etude.recipe.places import Places
 from etude.recipe.progress import Progress
 from etude.recipe.rows import objective_of
 from etude.recipe.stopping import stoppable
+from etude.recipe.tables import PretrainedTable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -143,6 +145,8 @@ def train_recipe(
     folder = Path(recipe.run.folder)
     if resume:
         check_recipe(recipe, places)
+    if isinstance(recipe.model, PretrainedTable):
+        prepare(recipe.model.pretrained, places.of("model.pretrained"), resolve, models)
     methods: Sequence[Method] = ()
     with Progress(places.file, quiet) as shown:
         try:
