@@ -19,8 +19,6 @@ from etude.errors import BadInput
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
           "chat_template*", "LICENSE*"]  # fmt: skip
 """What is fetched of a repository: never pickled weights, never code."""
-EXPORTED = "transformers"
-"""Where a run that others begin from has its checkpoint as a transformers folder, in its own folder."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -34,17 +32,18 @@ class Located:
 
 
 def locate(name: str, revision: str | None = None, where: str = "model") -> Located:
-    """The folder of that name, what is exported of the run of that name (`recipe.continued`), or the Hub's repository `org/name` at a
-    revision (a branch, tag or commit; "main" where none is given).
+    """The folder of that name, or the Hub's repository `org/name` at a revision (a branch, tag or commit; "main" where none is given).
 
-    Raises BadInput for a folder that is not there, a name that is neither, an unknown repository or revision, one that asks for a
+    Raises BadInput for a folder that is not there or a run's (`recipe.continued` makes a model of it), a name that is neither, an unknown repository or revision, one that asks for a
     licence to be accepted first, and where there is neither a network nor a copy in the cache.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise BadInput(f"{where}.revision", f"'{revision}' beside a folder", "none: only the Hub has revisions")
-        return _exported(folder, name, where) if is_run(folder) else Located(folder, name)
+        if is_run(folder):
+            raise BadInput(where, f"{name}, the folder of a run", f"a transformers folder: `etude export {name} DIR --to hf` writes one")
+        return Located(folder, name)
     if folder.exists():
         raise BadInput(where, f"{name}, a file", "a folder with config.json and safetensors, or an id of the Hub")
     if not _HUB_ID.fullmatch(name):
@@ -55,13 +54,6 @@ def locate(name: str, revision: str | None = None, where: str = "model") -> Loca
 def is_run(folder: Path) -> bool:
     """Whether it is the folder of a run of etude's, with a checkpoint."""
     return (folder / "recipe.toml").is_file() and (folder / "checkpoints").is_dir() and not (folder / "config.json").exists()
-
-
-def _exported(folder: Path, name: str, where: str) -> Located:
-    newest = max((folder / EXPORTED).glob("step-*"), default=None)
-    if newest is None:
-        raise BadInput(where, f"{name}, the folder of a run", f"a transformers folder: `etude export {name} DIR --to hf` writes one")
-    return Located(newest, f"{name}/{EXPORTED}/{newest.name}")
 
 
 @contextmanager

@@ -118,8 +118,7 @@ def _adapter(done: Finished, inner: Any, made: Path, place: Path, transformers: 
     table, model = done.recipe.model, done.model
     assert isinstance(model, Pretrained | Transformer)
     if isinstance(table, PretrainedTable):
-        found = locate(table.pretrained, table.revision, "model.pretrained")
-        base, name, revision = found.path, found.name, table.revision
+        base, name, revision = locate(table.pretrained, table.revision, "model.pretrained").path, table.pretrained, table.revision
     else:
         base, name, revision = made / "base", str(place / "base"), None
         inner.save_pretrained(base)

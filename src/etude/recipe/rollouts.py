@@ -73,7 +73,10 @@ def rollouts_material(recipe: Recipe, data: RowsData | TaskData) -> Material:
     asker, end, facts = asker_of(recipe)
     config = policy_config(objective, table.max_tokens)
     _check_draws(table, str(objective.kind))
-    verifier = None if objective.verifier is None else verifier_of(objective.verifier, "objective.verifier")
+    limit = objective.verifier_seconds
+    if objective.verifier is None and limit is not None:
+        raise BadInput("objective.verifier_seconds", "it for a task's own verifier", "objective.verifier beside it")
+    verifier = None if objective.verifier is None else verifier_of(objective.verifier, "objective.verifier", limit)
     if verifier is not None:
         facts["verifier"] = verifier.facts
     room = data.context + 1 - table.max_tokens

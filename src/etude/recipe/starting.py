@@ -24,7 +24,7 @@ from etude.errors import BadInput
 from etude.generate.hub import locate
 from etude.recipe.build import Resolve, no_models
 from etude.recipe.config import parse
-from etude.recipe.continued import prepare
+from etude.recipe.continued import begun_from
 from etude.recipe.models import Models
 from etude.recipe.prompts import levels_of, row_problems, task_of, task_problems
 from etude.recipe.rows import Reader, parted_samples, read_rows, reader_of
@@ -53,6 +53,7 @@ WORDS = {
     "preference": "preferences, the chosen rather than the rejected completion is learnt (DPO)",
     "prompt": "prompts, the model answers them and learns from what a verifier pays (GRPO)",
 }
+SECONDS = "verifier_seconds = 30.0  # most that one call may take; assumed"
 RESPONSE = 256
 """Most tokens of a response that is proposed; assumed."""
 
@@ -91,7 +92,7 @@ def started(
         raise BadInput(str(out), "a file that is there already", "a new name")
     if (data is None) == (task is None):
         raise BadInput("etude init", "both --data and --task" if data else "neither --data nor --task", "one of them")
-    prepare(model, "--model", resolve, models)
+    model = begun_from(model, "--model", resolve, models)
     found = locate(model, revision, "--model")
     from etude.generate.pretrained import check_folder  # late: it needs torch
 
@@ -292,7 +293,7 @@ def _asking_recipe(
         "",
         "[objective]",
         'kind = "grpo"            # or dr-grpo, dapo, reinforce, rloo',
-        *([f"verifier = {json.dumps(verifier, ensure_ascii=False)}"] if verifier is not None else []),
+        *([f"verifier = {json.dumps(verifier, ensure_ascii=False)}", SECONDS] if verifier is not None else []),
         "kl = 0.0                 # TRL's GRPOConfig; the paper's 0.04 keeps a frozen copy of the model",
         'failures = "stop"        # or "zero": what a verifier that raises or gives no number does',
         "",
