@@ -34,8 +34,8 @@ class Located:
 def locate(name: str, revision: str | None = None, where: str = "model") -> Located:
     """The folder of that name, or the Hub's repository `org/name` at a revision (a branch, tag or commit; "main" where none is given).
 
-    Raises BadInput for a folder that is not there or a run's (`recipe.continued` makes a model of it), a name that is neither, an unknown repository or revision, one that asks for a
-    licence to be accepted first, and where there is neither a network nor a copy in the cache.
+    Raises BadInput for a folder that is not there or a run's (`recipe.continued` makes a model of it), a name that is neither, an unknown
+    repository or revision, one that asks for a licence to be accepted first, and where there is neither a network nor a copy in the cache.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
