@@ -70,6 +70,7 @@ def test_without_a_method_every_loss_is_the_bare_trainers(tmp_path):
     watching = Watching()
     hf(watched, [watching, GradientNoise(eta=0.0)])
     for one in (bare, adapted, watched):
+        transformers.set_seed(5)  # of the dropout
         one.train()
     assert losses(adapted) == losses(bare) == losses(watched)
     assert torch.equal(weights(adapted), weights(bare))
@@ -101,8 +102,10 @@ def test_a_curriculum_on_adapters_resumes_to_equal_bits(tmp_path):
         return hf(trainer(tmp_path / folder, save_strategy="steps", save_steps=3), methods)
 
     whole, killed, resumed = made("whole"), made("killed"), made("killed")
+    transformers.set_seed(5)
     whole.train()
     killed.add_callback(Killed())
+    transformers.set_seed(5)
     with pytest.raises(KeyboardInterrupt):
         killed.train()
     assert (tmp_path / "killed" / "checkpoint-3" / "adapter_model.safetensors").exists()
