@@ -1,6 +1,11 @@
-"""What a run begins from: the token before a text, tokens that the model does not hold, the folder of another run."""
+"""What a run begins from: the token before a text, tokens that the model does not hold, the folder of another run,
+its own checkpoint after a kill."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ from hf_folders import chat_folder
 
 from etude.cli import main
 from etude.data.row_files import row_file
+from etude.engine import checkpoint
 from etude.errors import BadInput
 from etude.generate.hub import locate
 from etude.generate.pretrained import pretrained
@@ -124,3 +130,22 @@ def test_a_run_begins_from_another(place, capsys):
     assert main(["export", "b", "out", "--to", "peft"]) == 0, capsys.readouterr().err
     assert json.loads(Path("out/adapter_config.json").read_text())["base_model_name_or_path"] == told["name"]
     assert main(["train", "b.toml", *SMALL, "run.folder=b", "lora.r=2", "--resume"]) == 0, capsys.readouterr().err
+
+
+def test_a_fine_tuning_that_is_killed_goes_on_to_equal_bits(place, capsys):
+    assert main(["init", "--model", "model", "--data", "r.jsonl", "--out", "a.toml"]) == 0
+    command = ["train", "a.toml", *SMALL[1:], "budget.samples=200", "run.checkpoint_every=0.1", "run.keep_checkpoints=99"]
+    assert main([*command, "run.folder=whole"]) == 0, capsys.readouterr().err
+    process = subprocess.Popen([sys.executable, "-m", "etude", *command, "run.folder=killed"], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while process.poll() is None and len(list(place.glob("killed/checkpoints/step-*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    capsys.readouterr()
+    assert main([*command, "run.folder=killed", "--resume", "--json"]) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["resumed_from"].startswith("step-")
+    for name in ("metrics.jsonl", "order.bin"):
+        assert (place / "killed" / name).read_bytes() == (place / "whole" / name).read_bytes()
+    states = [checkpoint.load(checkpoint.latest(place / run / "checkpoints")[0])["model"] for run in ("whole", "killed")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
