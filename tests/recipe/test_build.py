@@ -82,7 +82,8 @@ def test_a_token_folder_with_domains(folder):
     assert set(trainer.evaluators["domains"](trainer.model)) == {"x", "y"}
     assert "tokenizer.json" in trainer.beside
     packed = built(data=tokens | {"documents": "packed", "context": 32}, sampler={"kind": "mixture", "weights": {"y": 1}})
-    assert isinstance(packed.stream.source, MixtureSource)
+    assert isinstance(packed.stream.source.source, MixtureSource)
+    assert packed.stream.source.domain_names == ("x", "y")
     ids = packed.stream.next().ids
     assert (packed.stream.source.domains[ids] == 1).all()
     write_documents(folder / "pairs", ["some text"] * 90, make("bpe", "some text", 300))

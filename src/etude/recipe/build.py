@@ -99,6 +99,7 @@ def build(
         trackers=run.trackers,
         progress=progress,
     )
+    trainer.prepared = material.spent
     trainer.config = flat(plain(recipe))
     trainer.beside = {RECIPE_FILE: dump(recipe), DATA_FILE: json.dumps(material.facts, indent=1)}
     if material.tokenizer is not None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from etude.engine.schedule import SCHEDULES
 from etude.errors import BadInput
-from etude.recipe.tables import DATA, MODELS, OPTIMIZERS, SAMPLERS, BudgetTable, kind_of_data
+from etude.recipe.tables import DATA, MODELS, OPTIMIZERS, READING, READING_KEYS, SAMPLERS, BudgetTable, kind_of_data
 
 SOURCES = ("text", "corpus", "tokens", "domains", "images", "table", "rows", "task")
 """The keys of [data] that name the data; the first three name a domain's, too."""
@@ -103,6 +103,8 @@ def _make_way(document: dict[str, Any], parts: Sequence[str], value: Any) -> Non
         document.pop("optimizers", None)
     elif first == "optimizers":
         document.pop("optimizer", None)
+    elif first in ("objective", "objectives"):
+        document.pop("objectives" if first == "objective" else "objective", None)
     table = document.get(first)
     if first == "methods" and isinstance(table, list) and len(rest) == 2 and rest[1] == "use":
         entry = table[int(rest[0])] if rest[0].isdecimal() and int(rest[0]) < len(table) else None
@@ -116,6 +118,8 @@ def _make_way(document: dict[str, Any], parts: Sequence[str], value: Any) -> Non
             _drop(table, [k for k in BudgetTable.model_fields if k not in own])
     elif first == "data":
         _data(table, rest)
+    elif first == "objective" and rest == ["kind"] and value in READING:
+        _drop(table, [k for keys in READING_KEYS.values() for k in keys if k not in READING_KEYS[value]])
     elif first == "optimizers" and len(rest) == 2 and rest[1] == "kind" and isinstance(table.get(rest[0]), dict):
         _kind(table[rest[0]], value, OPTIMIZERS, "adamw")
     elif (first == "model" and rest == ["pretrained"]) or (first == "model" and rest == ["kind"] and "pretrained" in table):
