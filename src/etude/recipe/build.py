@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from etude.data.stream import DataStream
@@ -15,7 +16,7 @@ from etude.engine.device import pick_device
 from etude.engine.identity import flat
 from etude.engine.ledger import Budget
 from etude.engine.memory import TO_TRAIN, WEIGHT_BYTES, sized
-from etude.engine.protocols import Method
+from etude.engine.protocols import Graded, Method, Source
 from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
@@ -54,7 +55,7 @@ def build(
 ) -> Trainer[nn.Module]:
     """The trainer that a recipe describes. note: told how an on-policy round goes. Raises BadInput where its parts do not fit."""
     material, run = material_of(recipe), recipe.run
-    methods = [method_of(entry, i, resolve) for i, entry in enumerate(recipe.methods)]
+    methods = [method_of(entry, i, resolve, material.source) for i, entry in enumerate(recipe.methods)]
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
@@ -136,7 +137,24 @@ def budget_of(recipe: Recipe) -> Budget:
     return Budget(**given)
 
 
-def method_of(entry: MethodTable, index: int, resolve: Resolve) -> Method:
+EASINESS = "data.easiness"
+"""As a method's setting: how easy each training sample is, a list of numbers."""
+
+
+def easiness(source: Source | None, where: str) -> list[float]:
+    """[N], the share of samples that are at least as difficult, above 0. Raises BadInput at `where` for data without a difficulty.
+
+    Without data (a run that is read back, whose order is past) it is one number.
+    """
+    if source is None:
+        return [1.0]
+    if not isinstance(source, Graded):
+        raise BadInput(where, f"'{EASINESS}' of data without a difficulty", "data.difficulty of texts or rows, or a task's levels")
+    ranked = np.sort(source.difficulty)
+    return (1 - np.searchsorted(ranked, source.difficulty) / len(ranked)).tolist()
+
+
+def method_of(entry: MethodTable, index: int, resolve: Resolve, source: Source | None = None) -> Method:
     """The method that a `[[methods]]` table names, with its settings. Raises BadInput naming the key."""
     where = f"methods[{index}]"
     found = resolved(f"{where}.use", resolve, entry.use)
@@ -147,4 +165,5 @@ def method_of(entry: MethodTable, index: int, resolve: Resolve) -> Method:
         "method to add to a run",
         "a paper with one (`etude show PAPER`)",
     )
-    return made(kind, entry.settings, where)
+    settings = {key: easiness(source, f"{where}.{key}") if value == EASINESS else value for key, value in entry.settings.items()}
+    return made(kind, settings, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import nn
 from etude.data.chat import ChatTemplate, Template, transformers_tokenizer
 from etude.data.packing import packed
 from etude.data.row_fields import labels
-from etude.data.row_fields import numbers as numbers_of
 from etude.data.row_files import RowFile, row_file
 from etude.data.row_kinds import kind_of
 from etude.data.row_store import RowStore, stored
@@ -33,7 +32,7 @@ from etude.learn.preference import DPO, IPO, ORPO, PairLoss, Preference, SimPO
 from etude.recipe.material import Material
 from etude.recipe.prompts import Asker
 from etude.recipe.reading import reading_of
-from etude.recipe.scorers import scorer_of
+from etude.recipe.scorers import graded
 from etude.recipe.tables import PAIR_KEYS, PAIRS, READING, EvaluateTable, PretrainedTable, Recipe, RowsData
 
 LIMIT = 256
@@ -98,13 +97,8 @@ def told(data: RowsData, file: RowFile, store: RowStore, spent: Ledger, facts: d
         domains, names = found.at(lines), found.names
     if data.difficulty == "length":
         difficulty = np.diff(store.offsets).reshape(len(store), store.rows_each).max(1)
-    elif data.difficulty is not None and ":" in data.difficulty:
-        scorer = scorer_of(data.difficulty, "data.difficulty")
-        facts["difficulty"] = scorer.facts
-        each = scorer.scores(((file.where(number), row) for number, row in file.rows()), spent)
-        difficulty = each[np.cumsum(np.diff(lines, prepend=lines[:1]) != 0)]
     elif data.difficulty is not None:
-        difficulty = numbers_of(file, data.difficulty, "data.difficulty").at(lines)
+        difficulty = graded(file, data.difficulty, spent, facts).at(lines)
     return Told(domains, names, difficulty)
 
 
@@ -156,7 +150,8 @@ def rows_material(recipe: Recipe, data: RowsData) -> Material:
     about = told(data, file, store, spent, facts)
     training, held_out = (None, None) if data.held_out_rows is not None else parted_samples(store, data.held_out)
     plain, dropped, cut = samples(store, data.context, data.too_long, training, about)
-    check_domains(data, plain)
+    if about.names:
+        check_domains(data, about.names, np.asarray(plain.domains))  # type: ignore[attr-defined]
     held = None
     if data.held_out_rows is not None:
         other = read_rows(row_file(data.held_out_rows, "data.held_out_rows"), reader)
@@ -215,12 +210,9 @@ def reader_for(recipe: Recipe) -> tuple[Reader, dict[str, Any]]:
     return reader_of(found.path, found.name), {"model": {"name": found.name, "commit": found.commit, "bytes": weights}}
 
 
-def check_domains(data: RowsData, source: Source) -> None:
-    """Raises BadInput for a domain of which nothing is left to train on."""
-    names = getattr(source, "domain_names", ())
-    if not names:
-        return
-    counts = np.bincount(source.domains, minlength=len(names))  # type: ignore[attr-defined]
+def check_domains(data: RowsData, names: Sequence[str], domains: np.ndarray) -> None:
+    """Raises BadInput for a domain of which nothing is left to train on. domains: of the training samples, indices into `names`."""
+    counts = np.bincount(domains, minlength=len(names))
     if not counts.all():
         found = f"nothing to train on in the domain '{names[int(counts.argmin())]}' of {data.rows}"
         raise BadInput("data.domain", found, "at least one row that fits and is not held out")

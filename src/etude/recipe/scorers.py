@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from etude.data.row_fields import Field, numbers
+from etude.data.row_files import RowFile
 from etude.engine.ledger import Ledger
 from etude.errors import BadInput
 from etude.recipe.verifiers import ALL, imported
@@ -57,6 +59,19 @@ class Scorer:
     @property
     def facts(self) -> dict[str, str]:
         return {"name": self.name, "sha256": self.sha256}
+
+
+def graded(file: RowFile, difficulty: str, spent: Ledger, facts: dict[str, Any]) -> Field:
+    """How difficult each row of a file is: by a field of that name, or by a scorer, which `facts` are then told of.
+
+    Raises BadInput naming file and line, as `row_fields.numbers` and `Scorer.scores` do.
+    """
+    if ":" not in difficulty:
+        return numbers(file, difficulty, "data.difficulty")
+    scorer = scorer_of(difficulty, "data.difficulty")
+    facts["difficulty"] = scorer.facts
+    lines = np.array([number for number, _ in file.rows()], dtype=np.int64)
+    return Field(lines, scorer.scores(((file.where(number), row) for number, row in file.rows()), spent))
 
 
 def scorer_of(name: str, where: str) -> Scorer:
