@@ -51,6 +51,7 @@ def language(recipe: Recipe, data: TextData) -> Material:
         if vocab and train.vocab != vocab:
             raise BadInput(f"data.domains.{name}", f"a vocabulary of {train.vocab}", f"{vocab}, as the domains before")
         vocab = train.vocab
+        _check_documents(data, train)
         training[name], held_out[name] = _samples(data, train), _samples(data, held)
         facts["sources"][name] = {"sha256": sha256, "tokens": len(train.tokens), "held_out_tokens": len(held.tokens)}
     several = "" not in sources
@@ -174,11 +175,15 @@ def _held_out(data: TextData, source: TextSource | None) -> str:
     return "" if source is None or source.corpus is not None else f" (data.held_out = {data.held_out:g} of the text is measured on)"
 
 
+def _check_documents(data: TextData, tokens: Any) -> None:
+    """Raises BadInput for a text of one document where several are asked for. tokens: of the training part; few may be held out."""
+    if data.documents != "joined" and (tokens.offsets is None or len(tokens.offsets) < 3):
+        expected = "several: a corpus or tokens with documents, a folder of texts, or `separator` for a text"
+        raise BadInput("data.documents", f"'{data.documents}' where there is one document", expected)
+
+
 def _samples(data: TextData, tokens: Any) -> Source:
     """Windows over all documents, windows with document masks, or whole documents packed into rows."""
-    if data.documents != "joined" and (tokens.offsets is None or len(tokens.offsets) < 3):
-        expected = "several: a corpus or tokens with documents, or `separator` for a text"
-        raise BadInput("data.documents", f"'{data.documents}' where there is one document", expected)
     if data.documents != "packed":
         if data.difficulty == "length":
             expected = "data.documents = 'packed'; or a scorer, './hard.py:words'"
