@@ -262,7 +262,7 @@ CURRICULUM = ["sampler.kind=curriculum", "sampler.update_every=4"]
         ({}, ["objectives={a={kind='spam'}}"], "objectives.a.kind: found 'spam', expected 'causal', 'prefix'"),
         ({}, ["objective={kind='masked',marks=['A']}"], "objective.marks: found it for a tokenizer without names for tokens"),
         ({}, ["objective.kind=prefix", "model={kind='gru',width=8}"], "objective.kind: found 'prefix' for a RecurrentLM, expected a model"),
-        ({}, ["data={corpus='sample',context=16,batch=4}", "sampler.kind=curriculum"], "sampler.by: found 'difficulty' for data without one"),
+        ({}, ["data={corpus='sample',context=16,batch=4}", "sampler.kind=curriculum"], "sampler.by: found 'difficulty' for data without"),
         ({}, ["data={corpus='sample',context=16,batch=4,difficulty='length'}"], "data.difficulty: found 'length' of windows"),
         ({}, ["data={corpus='sample',context=16,batch=4}", "methods=[{use='cyclical-curriculum',scores='data.easiness'}]"],
          "methods.0.scores: found 'data.easiness' of data without a difficulty"),
