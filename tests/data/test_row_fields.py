@@ -28,10 +28,8 @@ def test_jsonl_with_empty_lines(tmp_path):
 
 
 def test_parquet(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "n": [3, None]}), tmp_path / "r.parquet")
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "n": [3, None]}), tmp_path / "r.parquet")
     file = row_file(tmp_path / "r.parquet")
     with pytest.raises(BadInput, match=r"r\.parquet, row 2, field 'n': found nothing, expected it in every row: data\.difficulty"):
         numbers(file, "n", "data.difficulty")
