@@ -24,6 +24,12 @@ from etude.recipe.optimizers import Covering
 SIZES = {"width": 8, "depth": 1, "heads": 2}
 
 
+class OwnObjective(Method):
+    """For the tests."""
+
+    slots = ("objective",)
+
+
 class OwnSampler(Method):
     """For the tests."""
 
@@ -31,7 +37,7 @@ class OwnSampler(Method):
 
 
 def resolve(slug):
-    return {"own": {"OwnSampler": OwnSampler}}[slug]
+    return {"own": {"OwnSampler": OwnSampler}, "loss": {"OwnObjective": OwnObjective}}[slug]
 
 
 @pytest.fixture
@@ -220,6 +226,8 @@ def test_an_architecture_of_a_paper(folder):
             r"update_every: found 30, expected a multiple of .*\(4\)",
         ),
         ({"data": TWO, "sampler": {"kind": "online"}, "methods": [{"use": "own"}]}, "beside OwnSampler, which brings its own"),
+        ({"data": TEXT, "objective": {"kind": "masked"}, "methods": [{"use": "loss"}]}, "objective.kind: found it beside OwnObjective"),
+        ({"data": TEXT, "objectives": {"a": {}}, "methods": [{"use": "loss"}]}, "objectives: found it beside OwnObjective"),
         ({"data": TWO | {"domains": {"a": {"text": "a.txt"}, "k": {"corpus": "sample"}}, "tokenizer": "bpe"}}, "for texts and corpora"),
         ({"data": {"table": "none.csv", "target": "y"}, "model": {"kind": "mlp"}}, "none.csv: found no such file"),
     ],

@@ -33,7 +33,7 @@ from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
-from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TaskData, TextData
+from etude.recipe.tables import READING, ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TaskData, TextData
 from etude.recipe.writing import dump, plain
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
@@ -59,6 +59,9 @@ def build(
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
+    owner = next((method.name for method in methods if "objective" in method.slots), None)
+    if owner is not None and (recipe.objectives is not None or recipe.objective.kind in READING):
+        raise BadInput("objectives" if recipe.objectives else "objective.kind", f"it beside {owner}, which brings its own", "one of them")
     surgeon = next((method.name for method in methods if "surgery" in method.slots), None)
     if recipe.lora is not None and surgeon is not None:
         raise BadInput("lora", f"it beside {surgeon}, which puts another model in place of the one that LoRA froze", "one of them")
