@@ -91,6 +91,20 @@ def test_a_mixture_follows_the_losses():
     assert np.mean(source.domains[second]) == pytest.approx(2 / 3, abs=0.1)
 
 
+def test_a_mixture_follows_rewards_and_advantages():
+    source = two_domains()
+    for signal, values, expected in (("reward", [2.0, 0.0, 3.0], [0.25, 0.75]), ("advantage", [-1.0, 1.0, 0.0], [1.0, 0.0])):
+        sampler = OnlineMixture(by_loss, update_every=40, signal=signal)
+        sampler.plan(0, source, numpy_rng(0, "m", 0))
+        a, b = np.flatnonzero(source.domains == 0)[:2], np.flatnonzero(source.domains == 1)[:1]
+        sampler.observe(Feedback(1, np.concatenate([a, b]), np.zeros(3), values={signal: np.array(values)}))
+        sampler.plan(1, source, numpy_rng(0, "m", 1))
+        assert sampler.history[1] == pytest.approx(expected)
+    assert by_loss(np.array([0.0, np.nan])).tolist() == [1, 1]
+    with pytest.raises(BadInput, match="'advantage', which this run does not measure"):
+        sampler.observe(Feedback(2, a, np.zeros(2)))
+
+
 def test_feedback_may_be_about_an_earlier_stretch_but_not_about_a_stranger():
     source, sampler = two_domains(), OnlineMixture(lambda losses: losses, update_every=2)
     plans = [sampler.plan(stage, source, numpy_rng(0, "m", stage)) for stage in range(3)]

@@ -207,6 +207,14 @@ def test_prompts_that_are_answered_have_domains_and_difficulties(place):
     trainer.run()
     asked = {json.loads(line)["prompt"] for line in Path("out/rollouts.jsonl").read_text().splitlines()}
     assert asked <= {f"say {i}" for i in range(8, 20)}
+    for signal, weigh in (("reward", "loss"), ("advantage", "loss"), ("loss", "softmax")):
+        online = train(*told, f"sampler={{kind='online',signal='{signal}',weigh='{weigh}',update_every=4}}", f"run.folder={signal}")
+        assert online["steps"] == 2
+        assert {"share/a", "share/b"} <= {k for line in read_metrics(Path(signal)) for k in line}
+    with pytest.raises(BadInput, match=r"sampler\.weigh: found 'loss' for prompts that are answered, expected weigh = 'softmax'"):
+        train(*told, "sampler={kind='online',update_every=4}", "run.folder=c")
+    with pytest.raises(BadInput, match=r"sampler\.by: found 'loss' for prompts that are answered"):
+        train(*told, "sampler={kind='curriculum',by='loss',update_every=4}", "run.folder=c")
     bandit = train(*told, "methods.0.use=dump", "run.folder=b")
     assert bandit["steps"] == 2
     assert {"share/a", "share/b"} <= {k for line in read_metrics(Path("b")) for k in line}
@@ -253,6 +261,7 @@ CURRICULUM = ["sampler.kind=curriculum", "sampler.update_every=4"]
         ({}, ["sampler={kind='mixture',weights={leters=1}}"], "sampler.weights.leters: found 'leters'"),
         ({}, ["sampler={kind='weighted',weights={letters=1},share=1.0}"], "above zero, expected at least the"),
         ({}, ["sampler={kind='weighted',weights={letters=1},share=1.5}"], "sampler.share: found 1.5"),
+        ({}, ["sampler={kind='online',signal='reward'}"], "sampler.signal: found 'reward' where nothing is answered, expected loss"),
         ({}, ["sampler={kind='curriculum',start=0}"], "sampler.start: found 0"),
         ({}, ["sampler={kind='curriculum',update_every=6}"], "sampler.update_every: found 6, expected a multiple of data.batch (4)"),
         ({}, ["objective={kind='spans',mean_span=50}"], "objective.mean_span: found spans of 50 tokens where 6.15 of 41 are taken out"),

@@ -189,6 +189,7 @@ class OnlineMixture(Mixture):
 
     weigh: [K] mean losses (NaN where a domain was not seen since the start) -> [K] weights; before any feedback they are
     `initial` (see `named_weights`), equal by default. smoothing: of the running means, 0 keeps only the last.
+    signal: what is measured: the "loss" (of rollouts minus the reward), or the size of one of the values fed back ("reward", "advantage").
     """
 
     @typed("sampler.")
@@ -199,8 +200,10 @@ class OnlineMixture(Mixture):
         smoothing: float = 0.5,
         initial: Any = None,
         replacement: bool = False,
+        signal: str = "loss",
     ) -> None:
         super().__init__(update_every, replacement)
+        self.signal = signal
         if not 0 <= smoothing < 1:
             raise BadInput("sampler.smoothing", repr(smoothing), "a number from 0, below 1")
         self.weigh, self.smoothing = weigh, smoothing
@@ -215,11 +218,15 @@ class OnlineMixture(Mixture):
         return check_weights(self.weigh(self.losses.copy()))
 
     def observe(self, feedback: Feedback) -> None:
-        if self.losses is None:
+        if self.losses is None or not len(feedback.ids):
             return
+        if self.signal != "loss" and self.signal not in feedback.values:
+            known = one_of("sampler.signal", self.signal, ["loss", *feedback.values]).expected
+            raise BadInput("sampler.signal", f"'{self.signal}', which this run does not measure", known)
+        measured = feedback.losses if self.signal == "loss" else np.abs(feedback.values[self.signal])
         domains = self.domains_of(feedback.ids)
         for k in np.unique(domains):
-            mean = float(feedback.losses[domains == k].mean())
+            mean = float(measured[domains == k].mean())
             self.losses[k] = mean if np.isnan(self.losses[k]) else self.smoothing * self.losses[k] + (1 - self.smoothing) * mean
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,13 +262,13 @@ def named_weights(weights: Any, names: Sequence[str]) -> np.ndarray:
 
 
 def by_loss(losses: np.ndarray) -> np.ndarray:
-    """Weights in proportion to the domains' losses [K]; a domain not seen yet counts as the mean of the others."""
-    return np.where(np.isnan(losses), np.nanmean(losses), losses)
+    """Weights in proportion to the domains' losses [K], equal where all are 0; a domain not seen yet counts as the mean of the others."""
+    return np.where(np.isnan(losses), np.nanmean(losses), losses) if np.nansum(np.abs(losses)) else np.ones(len(losses))
 
 
 def by_softmax(losses: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Weights exp(loss / temperature), largest 1; a domain not seen yet counts as the mean of the others."""
-    filled = by_loss(losses)
+    filled = np.where(np.isnan(losses), np.nanmean(losses), losses)
     return np.exp((filled - filled.max()) / temperature)
 
 

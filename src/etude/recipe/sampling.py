@@ -59,9 +59,15 @@ def _curriculum(table: CurriculumTable, material: Material) -> Curriculum:
 
 
 def _online(table: OnlineTable, material: Material) -> OnlineMixture:
+    answered = material.stream_for is not None
+    if table.signal != "loss" and not answered:
+        raise BadInput("sampler.signal", f"'{table.signal}' where nothing is answered", "loss")
+    if answered and (table.signal, table.weigh) == ("loss", "loss"):
+        expected = "weigh = 'softmax', which takes the reward that is missing; or signal = 'reward' or 'advantage'"
+        raise BadInput("sampler.weigh", "'loss' for prompts that are answered", expected)
     weigh = by_loss if table.weigh == "loss" else partial(by_softmax, temperature=table.temperature)
     initial = None if table.weights is None else _weights(table.weights, material)
-    return OnlineMixture(weigh, table.update_every, table.smoothing, initial)
+    return OnlineMixture(weigh, table.update_every, table.smoothing, initial, signal=table.signal)
 
 
 def _weights(weights: Mapping[str, float], material: Material) -> np.ndarray:

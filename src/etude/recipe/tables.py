@@ -164,10 +164,11 @@ class MixtureTable(Table):
 
 
 class OnlineTable(Table):
-    """Domains in proportions that follow their training losses, measured again every `update_every` samples."""
+    """Domains in proportions that follow their training losses, or what rollouts come to, measured again every `update_every` samples."""
 
     kind: Literal["online"]
-    weigh: Literal["loss", "softmax"] = "loss"
+    signal: Literal["loss", "reward", "advantage"] = "loss"  # of rollouts: minus the reward, its size, or that of the advantage
+    weigh: Literal["loss", "softmax"] = "loss"  # in proportion to the signal, or to its exponential
     temperature: Positive = 1.0  # softmax
     update_every: Count = 512
     smoothing: Below1 = 0.5
