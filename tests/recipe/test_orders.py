@@ -127,6 +127,13 @@ def test_a_scorer_is_named_in_the_run_and_charged(place):
         train("data.difficulty=./hard.py:words", "sampler.kind=curriculum", "sampler.update_every=4", resume=True)
 
 
+def test_seconds_of_a_scorer_come_on_top_of_those_of_training(place):
+    trainer = built("data.difficulty=./hard.py:words", "sampler.kind=curriculum", "sampler.update_every=4")
+    assert trainer.prepared is not None
+    trainer.prepared.charge("prepare", seconds=1000)
+    assert trainer.run().ledger.of("seconds")["train"] > 0
+
+
 def test_a_folder_of_texts_has_a_domain_a_folder(place):
     for name in ("sea", "land"):
         for i in range(3):

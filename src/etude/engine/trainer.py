@@ -23,11 +23,11 @@ from etude.engine.ledger import Budget, Ledger
 from etude.engine.metrics import MetricsLog
 from etude.engine.optim import AdamW, OptimizerSpec, selected
 from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Objective, Output, Stream
-from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult
+from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult, not_finite
 from etude.engine.run import Run
 from etude.engine.schedule import Cosine, Schedule
 from etude.engine.trackers import Mirror, check_trackers
-from etude.errors import BadInput, choice, numbered, one_of
+from etude.errors import BadInput, choice, one_of
 
 __all__ = ["DataEnded", "Interrupted", "NonFinite", "RunResult", "Trainer"]
 
@@ -195,8 +195,9 @@ class Trainer(Generic[M]):
                 saving.restore(run, checkpoint.load(path), self._parts, str(self.folder))
                 result.resumed_from, before = path.name, run.ledger.total("seconds")
             else:
-                if self.prepared is not None:
+                if self.prepared is not None:  # its seconds passed before this clock began
                     run.ledger.merge(self.prepared)
+                    before = self.prepared.total("seconds")
                 if self.evaluators:
                     self._evaluate(run, 0.0)
                 if self.steer:
@@ -321,7 +322,7 @@ class Trainer(Generic[M]):
         values = torch.stack([norm, *(output.loss.detach().to(norm.dtype) for _, output in taken)]).tolist()
         if all(math.isfinite(v) for v in values):
             return values[0]
-        cause = _not_finite([batch for batch, _ in taken])
+        cause = not_finite([batch for batch, _ in taken])
         if not all(math.isfinite(v) for v in values[1:]):
             raise NonFinite(run.step, "the loss", cause)
         for name, parameter in stepped.items():
@@ -388,19 +389,6 @@ class Trainer(Generic[M]):
             "clip": self.clip,
             "accumulate": self.accumulate if self.micro_batch is None else [self.accumulate, self.micro_batch],
         }
-
-
-def _not_finite(batches: list[Batch]) -> str:
-    """ "x of samples 3 and 7", the first tensor of the batches that holds NaN or infinity; "" where none does."""
-    for name in batches[0].data:
-        samples: list[int] = []
-        for batch in batches:
-            values = batch.data.get(name)
-            if values is not None and values.is_floating_point() and values.numel() and len(values) == len(batch):
-                samples += batch.ids[(~torch.isfinite(values)).reshape(len(batch), -1).any(1).cpu().numpy()].tolist()
-        if samples:
-            return f"{name} of {numbered('sample', samples)}"
-    return ""
 
 
 def _crossed(before: float, after: float, every: float) -> bool:
