@@ -119,3 +119,13 @@ LABELLED = TensorSource(x=torch.zeros(6, 3), y=torch.zeros(6, dtype=torch.int64)
 def test_what_cannot_be_embedded_is_told(call, told):
     with pytest.raises(BadInput, match=told):
         call()
+
+
+def test_rows_that_nothing_has_collated_are_told():
+    class Prompts(DataStream):
+        def batches_of(self, ids, batch_size):
+            yield Batch({"rows": [{"prompt": "?"}]}, np.zeros(1, dtype=np.int64))  # as a trainer's rows of GRPO are
+
+    look = Look(1.0)
+    with pytest.raises(BadInput, match="data: found rows without tensors"):
+        Trainer(Transformer(CONFIG), Prompts(WindowSource(TOKENS, 16), 3, 0), CausalLM(), methods=[look], budget=Budget(steps=1)).run()

@@ -41,12 +41,14 @@ def mean_hidden(run: Run, depth: float = 1.0) -> np.ndarray:
     averaged over the positions that are no filling; charged as "prepare".
 
     The run's objective calls the model, so that inputs are what it is trained on; the pass ends at the block, and what lies behind it
-    costs nothing. Raises BadInput for a model without blocks, or samples of several rows.
+    costs nothing. Raises BadInput for a model without blocks, samples of several rows, or rows that hold no tensors yet (prompts).
     """
     block, found = block_at(run.model, depth), []
     batch_size = AT_ONCE * int(getattr(run.stream, "batch_size", 1))
     with run.measuring():
         for batch in run.stream.batches_of(None, batch_size):
+            if not any(isinstance(value, Tensor) for value in batch.data.values()):
+                raise BadInput("data", "rows without tensors, such as prompts", "what the model reads, or embeddings of one's own")
             batch = batch.to(run.device)
             with run.counted(("embed", *shapes_of(batch.data)), "prepare"):
                 hidden = _hidden_after(block, run, batch)

@@ -41,7 +41,7 @@ class RandomSubset(SubsetDraw):
     def subset(self, number: int, source: Source, rng: np.random.Generator) -> np.ndarray:
         if self.seed < 0 or not self.fixed:
             self.seed = int(rng.integers(2**62))
-        return numpy_rng(self.seed, "subset").choice(len(source), -int(-self.share * len(source) // 1), replace=False)
+        return numpy_rng(self.seed, "subset").choice(len(source), self.size(source), replace=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed}
@@ -66,7 +66,7 @@ class HighestLoss(SubsetDraw):
         self.losses = values
 
     def subset(self, number: int, source: Source, rng: np.random.Generator) -> np.ndarray:
-        return np.argsort(-self.losses, kind="stable")[: -int(-self.share * len(source) // 1)]
+        return np.argsort(-self.losses, kind="stable")[: self.size(source)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self.losses.copy()}
@@ -213,7 +213,7 @@ def measured(result: RunResult, pool: Pool, times: np.ndarray) -> dict[str, floa
         "loss": result.metrics["test/loss"], "accuracy": result.metrics["test/accuracy"],
         "copies seen": float(times[pool.copied].sum() / times.sum()),
         "distinct texts": float(np.exp(-(shares * np.log(shares)).sum()) / len(pool.distinct)),
-        "preparing, in updates": prepared / an_update,
+        "preparing seconds, in updates": prepared / an_update,
     }  # fmt: skip
 
 

@@ -11,13 +11,21 @@ selectionstrategies/submodstrategy.py. Shapes: n samples in a part. Our temperat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
 from etude.data.samplers import draw_without_replacement
-from etude.data.submodular import FacilityLocation, Selection, budgets, positive_cosines, select_in_partitions, stochastic_greedy
+from etude.data.submodular import (
+    FacilityLocation,
+    Selection,
+    SetFunction,
+    budgets,
+    positive_cosines,
+    select_in_partitions,
+    stochastic_greedy,
+)
 from etude.errors import BadInput
 
 
@@ -33,15 +41,22 @@ def taylor_softmax(gains: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return weights / weights.sum()
 
 
-def ranked(vectors: np.ndarray, partition_size: int, rng: np.random.Generator, eps: float = 0.01) -> list[Selection]:
+def ranked(
+    vectors: np.ndarray,
+    partition_size: int,
+    rng: np.random.Generator,
+    eps: float = 0.01,
+    make: Callable[[np.ndarray], SetFunction] = FacilityLocation,
+) -> list[Selection]:
     """Every sample with its gain, in random parts of at most `partition_size`, each in its order of choice.
 
-    vectors: [N, D] embeddings. Raises BadInput for parts of fewer than two, or embeddings that are not finite.
+    vectors: [N, D] embeddings. make: the set function of a part's similarities; the authors' code may take a graph cut instead.
+    Raises BadInput for parts of fewer than two, or embeddings that are not finite.
     """
     check_partition(partition_size)
     parts = min(-(-len(vectors) // partition_size), max(1, len(vectors) // 2))
     choose = partial(stochastic_greedy, rng=rng, eps=eps)
-    return select_in_partitions(vectors, 1.0, parts, rng, FacilityLocation, choose, positive_cosines)
+    return select_in_partitions(vectors, 1.0, parts, rng, make, choose, positive_cosines)
 
 
 def counts(ranking: Sequence[Selection], share: float) -> list[int]:

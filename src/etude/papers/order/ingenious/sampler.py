@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from etude.data.samplers import SamplerBase, Shuffle
-from etude.data.submodular import Selection, checked_embeddings
+from etude.data.submodular import Selection, budgets, checked_embeddings
 from etude.engine.protocols import Method, Source, Stage
 from etude.engine.run import Run
 from etude.errors import BadInput
@@ -40,6 +40,10 @@ class SubsetDraw(SamplerBase):
     def number(self, stage: int) -> int:
         """Of the subset that a stage shows, counted from 0; -1 for the warm start."""
         return stage - (self.warm_start > 0)
+
+    def size(self, source: Source) -> int:
+        """Of a subset."""
+        return budgets([len(source)], self.share)[0]
 
     def subset(self, number: int, source: Source, rng: np.random.Generator) -> np.ndarray:
         """The samples of subset `number`, different ones."""
@@ -109,6 +113,7 @@ class Ingenious(Method):
     """
 
     slots = ("sampler",)
+    sharded = False  # embedding leaves a forward pass at a block, and what was gathered for it would stay
 
     def __init__(
         self,

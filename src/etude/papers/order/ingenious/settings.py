@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from etude.data.submodular import budgets
 from etude.errors import BadInput
 
 
@@ -36,11 +37,11 @@ class Settings:
     # the subsets
     share: float = 0.25
     warm_start: int = 250  # updates on the whole pool, in every arm
-    redraw_every: int = 50  # updates
-    update_every: int = 5  # subsets from one ranking
+    redraw_every: int = 25  # updates
+    update_every: int = 10  # subsets from one ranking
     partition_size: int = 2_000  # windows
     layer: float = 0.75  # share of the blocks
-    temperature: float = 1.0
+    temperature: float = 1e-3
     eps: float = 0.01
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class Settings:
     @property
     def subset(self) -> int:
         """Windows in a subset."""
-        return -int(-self.share * self.pool // 1)
+        return budgets([self.pool], self.share)[0]
 
     @property
     def warm_passes(self) -> float:
