@@ -17,8 +17,8 @@ QUICK = replace(
     CPU,
     corpora=("sample", "sample-code"),
     pool=1_600,
-    updates=300,
-    warm_start=100,
+    updates=400,
+    warm_start=150,
     redraw_every=20,
     update_every=5,
     partition_size=800,
@@ -30,12 +30,15 @@ SMOKE = replace(
 )  # fmt: skip
 
 
-def _arm(how: How, about: str, reference: bool = False) -> Arm:
+LONGER = ("smoke", "cpu")  # what two minutes have no room for
+
+
+def _arm(how: How, about: str, scales: tuple[str, ...] = ("smoke", "quick", "cpu"), reference: bool = False) -> Arm:
     def planned(settings: Settings) -> Mapping[str, float]:
         updates = how.updates(settings)
         return {"train.steps": updates, "train.samples": updates * settings.batch}
 
-    return Arm(run=lambda job: train(job, how), about=about, planned=planned, reference=reference)
+    return Arm(run=lambda job: train(job, how), about=about, planned=planned, reference=reference, scales=scales)
 
 
 RANDOM, INGENIOUS = arms.random_subset(fixed=False), arms.ingenious
@@ -45,16 +48,16 @@ ARMS = {
     "ingenious": _arm(How(choosing=INGENIOUS), "a quarter drawn by its gains in coverage, again and again"),
     "full": _arm(How(), "the whole pool, stopped as early"),
     "random, fixed": _arm(How(choosing=arms.random_subset(fixed=True)), "a quarter drawn evenly, once"),
-    "highest loss": _arm(How(choosing=arms.highest_loss), "the quarter of the highest loss under the present model"),
+    "highest loss": _arm(How(choosing=arms.highest_loss), "the quarter of the highest loss under the present model", LONGER),
     "largest gains": _arm(How(choosing=arms.largest_gains), "the quarter of the largest gains, for good"),
-    "temperature 1": _arm(How(choosing=arms.at_temperature(1.0)), "ingenious at the authors' temperature"),
+    "temperature 1": _arm(How(choosing=arms.at_temperature(1.0)), "ingenious at the authors' temperature", LONGER),
     "random, as many FLOPs": _arm(
-        How(choosing=RANDOM, updates=arms.same_flops), "random, redrawn, and what ingenious prepares spent on updates"
+        How(choosing=RANDOM, updates=arms.same_flops), "random, redrawn, and what ingenious prepares spent on updates", LONGER
     ),
-    "full, longer": _arm(How(updates=lambda s: round(s.longer * s.updates)), "the whole pool, trained fully"),
-    "each text once": _arm(How(distinct=True), "what no method knows: the pool without near copies", reference=True),
-    "random, clean": _arm(How(choosing=RANDOM, copied=False), "random, redrawn, on a pool without near copies"),
-    "ingenious, clean": _arm(How(choosing=INGENIOUS, copied=False), "ingenious on a pool without near copies"),
+    "full, longer": _arm(How(updates=lambda s: round(s.longer * s.updates)), "the whole pool, trained fully", LONGER),
+    "each text once": _arm(How(distinct=True), "what no method knows: the pool without near copies", LONGER, reference=True),
+    "random, clean": _arm(How(choosing=RANDOM, copied=False), "random, redrawn, on a pool without near copies", LONGER),
+    "ingenious, clean": _arm(How(choosing=INGENIOUS, copied=False), "ingenious on a pool without near copies", LONGER),
 }
 
 EQUAL = ("train.samples",)
@@ -181,7 +184,7 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="10k parameters / 1.5k characters"),
-        "quick": Scale(settings=QUICK, seeds=2, size="0.1M parameters / 0.3M characters"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 0.4M characters"),
         "cpu": Scale(settings=CPU, seeds=4, size="0.1M parameters / 0.7M characters"),
         "paper": Scale(settings=PAPER, seeds=1, size="110M parameters / 33 billion tokens", sources=SOURCES),
     },
