@@ -22,7 +22,7 @@ from etude.learn.supervised import Supervised
 from etude.nn.mlp import MLP
 from etude.papers.order.task_hinting import STUDY, HintMixture, Lesson, PositionFree, Settings, TaskHinting, share_at, sharpness, weights_of
 from etude.papers.order.task_hinting.arms import measured, model_config, spent
-from etude.papers.order.task_hinting.data import SORT, Exact, Numbers, data, listed, rows, tests
+from etude.papers.order.task_hinting.data import SORT, Exact, Numbers, data, listed, rows, unseen
 
 SMALL = Settings(largest=16, longest=4, rows=300, width=16, heads=2, context=40, num_test=20)
 WORDS = Numbers(16)

@@ -47,7 +47,7 @@ class Numbers:
         return json.dumps({"kind": self.name, "largest": self.largest})
 
 
-def tests(settings: Settings, seed: int, repeats: bool, length: int) -> list[Problem]:
+def unseen(settings: Settings, seed: int, repeats: bool, length: int) -> list[Problem]:
     """Different lists of `length` to sort."""
     family, found, stream = SortingHints(SORT, settings.largest, repeats), {}, derive(seed, "test")
     for index in range(50 * settings.num_test):
@@ -65,7 +65,7 @@ def rows(settings: Settings, seed: int, hint: str, repeats: bool) -> TensorSourc
     tokens [N, T + 1], loss_mask [N, T] on the answer and its end, lengths [N] without the padding.
     """
     words, family = Numbers(settings.largest), SortingHints(hint, settings.largest, repeats)
-    kept = {listed(p.prompt) for p in tests(settings, seed, repeats, settings.longest)}
+    kept = {listed(p.prompt) for p in unseen(settings, seed, repeats, settings.longest)}
     rng = numpy_rng(seed, "rows", hint, int(repeats))
     width = 2 * settings.longest + 5  # of `fill`, the longest task
     tokens = np.full((settings.rows, width), words.end, dtype=np.int64)
@@ -101,7 +101,7 @@ class Exact:
     def __init__(self, settings: Settings, seed: int, repeats: bool, length: int) -> None:
         self.words = Numbers(settings.largest)
         self.family = SortingHints(SORT, settings.largest, repeats)
-        self.problems = tests(settings, seed, repeats, length)
+        self.problems = unseen(settings, seed, repeats, length)
         self.answers = [self.words.encode(p.answer) for p in self.problems]
         self.prompts = [self.words.encode(p.prompt) for p in self.problems]
         self.sampling = Sampling(temperature=0, max_tokens=length + 1, stop_tokens=(self.words.end,))
