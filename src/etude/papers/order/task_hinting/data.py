@@ -76,13 +76,19 @@ def rows(settings: Settings, seed: int, hint: str, repeats: bool) -> TensorSourc
         prompt, answer, _ = family.draw(int(rng.integers(2, settings.longest + 1)), rng)
         if listed(prompt) in kept:
             continue
-        asked, told = words.encode(prompt), words.encode(answer + "\n")
+        asked, told = words.encode(laid_out(prompt)), words.encode(answer + "\n")
         end = len(asked) + len(told)
         tokens[row, :end] = np.concatenate([asked, told])
         mask[row, len(asked) - 1 : end - 1] = True
         lengths[row] = end
         row += 1
     return TensorSource(tokens=torch.from_numpy(tokens), loss_mask=torch.from_numpy(mask), lengths=torch.from_numpy(lengths))
+
+
+def laid_out(prompt: str) -> str:
+    """A hint's prompt with its question last: the answer follows the number asked about, as in a sorted list it follows that number."""
+    shown, asks, question = prompt.partition(" ; ")
+    return f"{shown}: {question.removesuffix(': ')} " if asks else prompt
 
 
 def listed(prompt: str) -> str:
