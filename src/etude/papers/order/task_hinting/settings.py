@@ -12,26 +12,26 @@ class Settings:
     """The defaults are those of the cpu scale."""
 
     # the lists
-    largest: int = 50  # numbers go from 1 to this
-    longest: int = 10  # numbers of the longest list trained on; the shortest has 2
+    largest: int = 40  # numbers go from 1 to this
+    longest: int = 8  # numbers of the longest list trained on; the shortest has 2
     factors: tuple[int, ...] = (1, 2, 4)  # lists are tested at so many times the longest
-    rows: int = 50_000  # different rows of the task, and as many of each hint
+    rows: int = 20_000  # different rows of the task, and as many of each hint
     # the network
     width: int = 96
     depth: int = 2
     heads: int = 4
     hidden: int | None = None
-    context: int = 96  # tokens
+    context: int = 72  # tokens
     # training
-    batch: int = 64  # rows of the task an update; with hints as many of these
-    updates: int = 2_000
+    batch: int = 32  # rows of the task an update; with hints as many of these
+    updates: int = 1_200
     lr: float = 2e-3
     warmup: float = 0.05  # share of the updates
     beta2: float = 0.99
     weight_decay: float = 0.0
     # measuring
     num_test: int = 100  # lists of each length
-    evaluations: int = 20
+    evaluations: int = 10
 
     def __post_init__(self) -> None:
         if not 2 <= self.longest <= self.largest:
