@@ -42,9 +42,9 @@ class PositionFree(Transformer):
 
     def rotary(self, positions: Tensor) -> Tensor:
         """Tables that turn nothing, and stretch the queries at `positions` [T] or [B, T] by s(position + 1)."""
-        tables = super().rotary(torch.zeros_like(positions))
+        tables = super().rotary(torch.zeros_like(positions))  # [1 or B, T, (H + 2 G) E / 2]
         if self.temper is None:
             return tables
         queries = self.config.heads * self.config.head_width // 2
-        stretch = sharpness(self.temper.slope, (positions + 1).to(tables.real.dtype)).unsqueeze(-1)
-        return torch.cat((tables[..., :queries] * stretch, tables[..., queries:].expand(*stretch.shape[:-1], -1)), -1)
+        stretch = sharpness(self.temper.slope, (positions + 1).to(tables.real.dtype)).view(-1, tables.shape[1], 1)
+        return torch.cat((tables[..., :queries] * stretch, tables[..., queries:]), -1)
