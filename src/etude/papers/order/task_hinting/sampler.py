@@ -100,7 +100,9 @@ class TaskHinting(Method):
         batch = getattr(run.stream, "batch_size", None)
         if not isinstance(batch, int):
             raise BadInput(
-                "TaskHinting", f"a {type(run.stream).__name__} without `batch_size`", "a stream that says how many samples it shows at a time"
+                "TaskHinting",
+                f"a {type(run.stream).__name__} without `batch_size`",
+                "a stream that says how many samples it shows at a time",
             )
         self.sampler = HintMixture(batch, share=self.share, hints=self.hints)
         run.set_sampler(self.sampler)
