@@ -70,8 +70,8 @@ DEVIATIONS = (
     ("lists", "lengths to 20, tested at 50 and 100", "2 to 8 of 40 numbers, tested at 16 and 32", "two cores",
      "a list of 32 of 40 numbers leaves small gaps: counting up goes further than among longer ones"),
     ("positions", "none, by public reviews of the paper", "none", "the same", "none"),
-    ("layout", "not at hand", "a hint's question stands where a sorted list begins, and its answer after it", "as in sorting, a number's successor "
-     "follows it; with a sign between them the hint helped no more (trial)", "hints help more"),
+    ("layout", "not at hand", "a hint's question stands where a sorted list begins, with its answer after it",
+     "so a number's successor follows it as in sorting; with a sign between them the hint helped no more (trial)", "hints help more"),
     ("temperature", "a scalar learnt for each length", "one number b: 1 + b ln n over the n tokens seen",
      "scalars of lengths that are not trained on would stay as they began", "acts at unseen lengths"),
     ("rows", "assumed: fresh at every step", "20,000 of each task, seen again", "time", "none: few rows of the task come twice"),
