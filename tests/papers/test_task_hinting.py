@@ -164,14 +164,16 @@ def test_a_row_asks_on_its_words_and_learns_its_answer(hint, repeats):
     source = rows(SMALL, 0, hint, repeats).data
     for k in range(40):
         tokens, mask, length = source["tokens"][k], source["loss_mask"][k], int(source["lengths"][k])
-        answer = WORDS.decode(tokens[1:][mask].numpy()).split()
+        learnt = WORDS.decode(tokens[1:][mask].numpy())
+        answer = learnt.split()
+        assert learnt.endswith("\n") == (hint == "sort")
         asked = WORDS.decode(tokens[: length - int(mask.sum())].numpy()).split()
         numbers = [int(n) for n in asked[1 : asked.index(":")]]
         assert asked[0] == hint
         assert 2 <= len(numbers) <= 4
         assert repeats or len(set(numbers)) == len(numbers)
         assert not mask[length - 1 :].any()
-        assert bool((tokens[length - 1 :] == WORDS.end).all())
+        assert bool((tokens[length:] == WORDS.end).all())
         question, ordered = asked[asked.index(":") + 1 :], [str(n) for n in sorted(numbers)]
         if hint == "sort":
             assert answer == ordered

@@ -62,7 +62,7 @@ def unseen(settings: Settings, seed: int, repeats: bool, length: int) -> list[Pr
 def rows(settings: Settings, seed: int, hint: str, repeats: bool) -> TensorSource:
     """`settings.rows` examples of one task, padded to one width; none has the list of a test.
 
-    tokens [N, T + 1], loss_mask [N, T] on the answer and its end, lengths [N] without the padding.
+    tokens [N, T + 1], loss_mask [N, T] on the answer and, of a sorted list, its end, lengths [N] without the padding.
     """
     words, family = Numbers(settings.largest), SortingHints(hint, settings.largest, repeats)
     kept = {listed(p.prompt) for p in unseen(settings, seed, repeats, settings.longest)}
@@ -76,7 +76,8 @@ def rows(settings: Settings, seed: int, hint: str, repeats: bool) -> TensorSourc
         prompt, answer, _ = family.draw(int(rng.integers(2, settings.longest + 1)), rng)
         if listed(prompt) in kept:
             continue
-        asked, told = words.encode(laid_out(prompt)), words.encode(answer + "\n")
+        # A hint's answer is one token and needs no end: learning to end after it would be learning to end sorted lists early.
+        asked, told = words.encode(laid_out(prompt)), words.encode(answer + ("\n" if hint == SORT else ""))
         end = len(asked) + len(told)
         tokens[row, :end] = np.concatenate([asked, told])
         mask[row, len(asked) - 1 : end - 1] = True
