@@ -67,7 +67,7 @@ def rows(settings: Settings, seed: int, hint: str, repeats: bool) -> TensorSourc
     words, family = Numbers(settings.largest), SortingHints(hint, settings.largest, repeats)
     kept = {listed(p.prompt) for p in unseen(settings, seed, repeats, settings.longest)}
     rng = numpy_rng(seed, "rows", hint, int(repeats))
-    width = 2 * settings.longest + 5  # of `fill`, the longest task
+    width = 2 * settings.longest + 3  # of `sort` with its end, and of `fill`
     tokens = np.full((settings.rows, width), words.end, dtype=np.int64)
     mask = np.zeros((settings.rows, width - 1), dtype=bool)
     lengths = np.zeros(settings.rows, dtype=np.int64)

@@ -24,7 +24,7 @@ class Settings:
     context: int = 72  # tokens
     # training
     batch: int = 32  # rows of the task an update; with hints as many of these
-    updates: int = 1_200
+    updates: int = 800
     lr: float = 2e-3
     warmup: float = 0.05  # share of the updates
     beta2: float = 0.99

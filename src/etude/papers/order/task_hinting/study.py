@@ -11,7 +11,7 @@ from etude.papers.order.task_hinting.model import PositionFree
 from etude.papers.order.task_hinting.settings import Settings
 
 CPU = Settings()
-QUICK = replace(CPU, updates=300, num_test=50, evaluations=5)
+QUICK = replace(CPU, largest=24, longest=4, width=64, context=40, updates=600, num_test=50, evaluations=5)
 SMOKE = replace(CPU, largest=16, longest=4, rows=64, width=16, depth=1, heads=2, context=40, batch=4, updates=6, num_test=6, evaluations=3)
 
 
@@ -85,8 +85,8 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="3k parameters / 24 rows of sorting"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.2M parameters / 10k rows of sorting"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 38k rows of sorting"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 19k rows of sorting"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 26k rows of sorting"),
         "paper": Scale(settings=PAPER, seeds=5, size="200M parameters / 51M rows of sorting", sources=SOURCES),
     },
     claims=CLAIMS,
