@@ -50,7 +50,9 @@ CLAIMS = (
     _better("And more than filling in", "successor", "fill", WORK),
     _better("Sharper attention adds to the hint", "successor, tempered", "successor", ROWS),
     _better("It helps without hints, too", "sort, tempered", "sort", ROWS),
-    _better("With numbers that come twice, the successor helps too", "successor, repeats", "sort, repeats", ROWS),
+    # By the places of shorter lists since a pilot (seed 100) in which sorting alone sorted no list of four times the length.
+    _better("With numbers that come twice, the successor fills more places of lists twice as long", "successor, repeats", "sort, repeats",
+            ROWS, "tokens, 2x"),
 )  # fmt: skip
 
 PAPER = Settings(
