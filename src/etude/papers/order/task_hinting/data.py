@@ -76,7 +76,7 @@ def rows(settings: Settings, seed: int, hint: str, repeats: bool) -> TensorSourc
         prompt, answer, _ = family.draw(int(rng.integers(2, settings.longest + 1)), rng)
         if listed(prompt) in kept:
             continue
-        # A hint's answer is one token and needs no end: learning to end after it would be learning to end sorted lists early.
+        # A hint's answer is one token and needs no end, and in a sorted list none follows the first number.
         asked, told = words.encode(laid_out(prompt)), words.encode(answer + ("\n" if hint == SORT else ""))
         end = len(asked) + len(told)
         tokens[row, :end] = np.concatenate([asked, told])

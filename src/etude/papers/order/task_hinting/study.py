@@ -73,7 +73,7 @@ DEVIATIONS = (
      "a list of 32 of 40 numbers leaves small gaps: counting up goes further than among longer ones"),
     ("positions", "none, by public reviews of the paper", "none", "the same", "none"),
     ("layout", "not at hand", "a hint's question stands where a sorted list begins, its answer after it, and then no end",
-     "so a number's successor follows it as in sorting; with a sign between them and an end behind it the hint harmed (trial)",
+     "so a number's successor follows it as in sorting; with a sign between them and an end behind, sorting alone was better (trial)",
      "hints help more"),
     ("temperature", "a scalar learnt for each length", "one number b: 1 + b ln n over the n tokens seen",
      "scalars of lengths that are not trained on would stay as they began", "acts at unseen lengths"),
