@@ -24,7 +24,7 @@ from etude.screen.candidates import Candidate, candidate
 
 STEPS = 24
 BATCH = 8
-LETTERS = 1600
+LETTERS = 700
 """Of each domain: few enough that the run passes over them several times."""
 
 _TEXT = """
