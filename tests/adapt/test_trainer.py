@@ -361,12 +361,32 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, methods, settings, s
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ("stacking", "etude.adapt.hf, methods: found 'stacking', expected a list or a method such as etude.method"),
+        (["stacking"], r"etude.adapt.hf, methods\[0\]: found 'stacking', expected a method such as etude.method"),
+        (CyclicalCurriculum, "methods: found the class CyclicalCurriculum, expected one made from it"),
+        ([lambda run: None], r"methods\[0\]: found the function <lambda>, expected a method"),
+        ([transformers.TrainerCallback()], r"methods\[0\]: found a TrainerCallback, expected a method"),
+        ([GradientNoise(eta=0.1), GradientNoise(eta=0.0)], r"found the same method, GradientNoise, as methods\[0\] and methods\[1\]"),
+    ],
+)
+def test_what_is_no_method_is_refused(tmp_path, methods, said):
+    with pytest.raises(BadInput, match=said):
+        hf(trainer(tmp_path), methods)
+
+
 def test_what_is_no_such_trainer_is_refused(tmp_path):
     with pytest.raises(BadInput, match="trainer: found the text 'no'|trainer: found 'no'"):
         hf("no")
     once = hf(trainer(tmp_path))
     with pytest.raises(BadInput, match="has methods already"):
         hf(once)
+    done = trainer(tmp_path, max_steps=1)
+    done.train()
+    with pytest.raises(BadInput, match=r"trainer: found one that has trained, 1 updates, expected a trainer before `trainer.train\(\)`"):
+        hf(done)
     two = trainer(tmp_path)
     two.args._n_gpu = 2
     with pytest.raises(BadInput, match="2 processes or devices, expected one process"):

@@ -37,7 +37,7 @@ def test_a_bad_file(tmp_path, content, message):
 def test_no_file(tmp_path):
     with pytest.raises(BadInput, match="found no such file"):
         read_text(tmp_path / "none.txt")
-    with pytest.raises(BadInput, match="found Is a directory"):
+    with pytest.raises(BadInput, match="found is a directory"):
         read_text(tmp_path)
 
 

@@ -202,7 +202,7 @@ def test_an_architecture_of_a_paper(folder):
     [
         ({"data": {"images": "digits"}}, "model.kind: found 'transformer' for images, expected mlp, cnn"),
         ({"data": TEXT, "model": {"kind": "cnn"}}, "model.kind: found 'cnn' for text, expected transformer"),
-        ({"data": TEXT, "model": SIZES | {"heads": 3}}, "model.heads: found 3"),
+        ({"data": TEXT, "model": SIZES | {"heads": 3}}, "model.width and heads: found 8 and 3"),
         ({"data": {"images": "digits"}, "model": {"kind": "cnn", "channels": [3]}}, "model.channels, kernels, strides: found 1, 3 and 3"),
         ({"data": {"images": "digits"}, "model": {"kind": "mlp"}, "evaluate": {"measures": ["domains"]}}, "expected loss or accuracy"),
         ({"data": TEXT, "evaluate": {"measures": ["accuracy"]}}, "found 'accuracy' of text"),

@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from etude.adapt.adapter import Adapter
-from etude.adapt.checks import check_methods, check_trainer
+from etude.adapt.checks import HERE, check_methods, check_trainer
+from etude.engine.arguments import typed
 from etude.engine.protocols import Method
 
 T = TypeVar("T")
 
 
+@typed(f"{HERE}, ")
 def hf(trainer: T, methods: Sequence[Method] | Method = (), *, domains: str | Sequence[Any] | np.ndarray | None = None) -> T:
     """Applies methods to a trainer that one has built, in place, and returns it. Call it before `trainer.train()`.
 
@@ -29,7 +31,7 @@ def hf(trainer: T, methods: Sequence[Method] | Method = (), *, domains: str | Se
     domains: for samplers that weigh domains: a column of the training rows, or one label a row.
     With no method every loss is the bare trainer's, bit for bit. The methods' state lies beside the trainer's checkpoints, in
     `checkpoint-N/etude`, and `resume_from_checkpoint` puts it back.
-    Raises BadInput for another trainer, several processes, a method of another slot, and for what a method refuses.
+    Raises BadInput for another trainer, one that has trained, several processes, a method of another slot, and for what a method refuses.
     """
     check_trainer(trainer)
     hooks = check_methods(methods, trainer)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
 from torch import nn
 
 from etude.engine.ledger import Ledger
-from etude.engine.protocols import Metrics
-from etude.errors import one_of
+from etude.engine.protocols import Batch, Metrics
+from etude.errors import numbered, one_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,3 +64,16 @@ class RunResult(Generic[M]):
             raise one_of("RunResult.curve, x", x, ("flops", "tokens", "step", "seconds", "share"))
         rows = [row for row in self.history if metric in row]
         return [row[x] for row in rows], [row[metric] for row in rows]
+
+
+def not_finite(batches: list[Batch]) -> str:
+    """ "x of samples 3 and 7", the first tensor of the batches that holds NaN or infinity; "" where none does."""
+    for name in batches[0].data:
+        samples: list[int] = []
+        for batch in batches:
+            values = batch.data.get(name)
+            if values is not None and values.is_floating_point() and values.numel() and len(values) == len(batch):
+                samples += batch.ids[(~torch.isfinite(values)).reshape(len(batch), -1).any(1).cpu().numpy()].tolist()
+        if samples:
+            return f"{name} of {numbered('sample', samples)}"
+    return ""

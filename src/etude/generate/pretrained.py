@@ -215,12 +215,28 @@ def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device
     return Pretrained(inner.to(device).eval(), tokenizer_of(path) if (path / "tokenizer.json").exists() else None)
 
 
+def vocabulary_of(folder: str | Path) -> int | None:
+    """How many token ids the model of a folder holds, where its configuration says it."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return (config.get("text_config") or config).get("vocab_size")
+
+
 def tokenizer_of(folder: str | Path) -> BytePairs:
-    """The tokenizer of a model folder. Raises BadInput where there is none, or one that `tokenizers` cannot read."""
+    """The tokenizer of a model folder, without added tokens that the model has no embedding for (an image's, in the text models of
+    Gemma 3): what spells them is read as any text. Raises BadInput where there is none, or one that `tokenizers` cannot read."""
     path = Path(folder) / "tokenizer.json"
     if not path.exists():
         raise BadInput(str(folder), "no tokenizer.json", "a fast tokenizer beside the model; transformers writes one with save_pretrained")
     try:
-        return BytePairs(FastTokenizer.from_file(str(path)))
+        inner = FastTokenizer.from_file(str(path))
+        vocab = vocabulary_of(folder)
+        if vocab is not None and inner.get_vocab_size(with_added_tokens=False) <= vocab < inner.get_vocab_size():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocab]
+            inner = FastTokenizer.from_str(json.dumps(content))
+        return BytePairs(inner)
     except Exception as error:  # tokenizers raises nothing more precise
         raise BadInput(str(path), f"unreadable content ({' '.join(str(error).split())[:120]})", "a tokenizer of `tokenizers`") from error

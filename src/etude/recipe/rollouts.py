@@ -73,7 +73,10 @@ def rollouts_material(recipe: Recipe, data: RowsData | TaskData) -> Material:
     asker, end, facts = asker_of(recipe)
     config = policy_config(objective, table.max_tokens)
     _check_draws(table, str(objective.kind))
-    verifier = None if objective.verifier is None else verifier_of(objective.verifier, "objective.verifier")
+    limit = objective.verifier_seconds
+    if objective.verifier is None and limit is not None:
+        raise BadInput("objective.verifier_seconds", "it for a task's own verifier", "objective.verifier beside it")
+    verifier = None if objective.verifier is None else verifier_of(objective.verifier, "objective.verifier", limit)
     if verifier is not None:
         facts["verifier"] = verifier.facts
     room = data.context + 1 - table.max_tokens
@@ -104,7 +107,10 @@ def rollouts_material(recipe: Recipe, data: RowsData | TaskData) -> Material:
             watch=said.round,
         )  # fmt: skip
 
-    ESTIMATORS[str(objective.kind)].check(table.samples)
+    try:
+        ESTIMATORS[str(objective.kind)].check(table.samples)
+    except BadInput as error:
+        raise error.at(f"rollouts.{error.where}") from error
     vocab = asker.tokenizer.vocab
     facts |= {"vocab": vocab, "samples": len(training), "held_out_samples": len(held_out) if held_out else 0}
     return Material(
@@ -137,7 +143,7 @@ def asker_of(recipe: Recipe) -> tuple[Asker, tuple[int, ...], dict[str, Any]]:
     reader = reader_of(found.path, found.name)
     weights = {path.name: path.stat().st_size for path in sorted(found.path.glob("*.safetensors"))}
     facts = {"model": {"name": found.name, "commit": found.commit, "bytes": weights}}
-    return Asker(reader.tokenizer, reader.template), () if reader.end is None else (reader.end,), facts
+    return reader.asker, () if reader.end is None else (reader.end,), facts
 
 
 def _check_draws(table: RolloutsTable, kind: str) -> None:

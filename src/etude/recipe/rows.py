@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from etude.data.chat import ChatTemplate, Template, transformers_tokenizer
+from etude.data.chat import ChatTemplate, Template, begin_of, transformers_tokenizer
 from etude.data.packing import PackedSource
 from etude.data.row_files import RowFile, row_file
 from etude.data.row_kinds import kind_of
@@ -21,7 +21,7 @@ from etude.engine.device import device_of
 from etude.engine.protocols import Batch, Evaluator, Metrics, Objective, Source
 from etude.errors import BadInput
 from etude.generate.hub import locate
-from etude.generate.pretrained import Pretrained, tokenizer_of
+from etude.generate.pretrained import Pretrained, tokenizer_of, vocabulary_of
 from etude.learn.finetune import Finetune
 from etude.learn.language import CausalLM, HeldOutLoss
 from etude.learn.logprobs import frozen_copy
@@ -39,23 +39,39 @@ LOSSES: Mapping[str, type[DPO] | type[IPO] | type[ORPO] | type[SimPO]] = {"dpo":
 @dataclass(frozen=True)
 class Reader:
     """What reads rows for a model. end: the id that closes a text. template: made when messages are met; None has no tokenizer of
-    transformers'."""
+    transformers'. begin: id and text of the token before a text, where the model has one."""
 
     tokenizer: Tokenizer
     end: int | None = None
     template: Callable[[], Template] | None = None
+    begin: tuple[int, str] | None = None
+
+    @property
+    def asker(self) -> Asker:
+        return Asker(self.tokenizer, self.template, "" if self.begin is None else self.begin[1])
 
 
 def reader_of(folder: Path, name: str) -> Reader:
-    """Of a model folder: its tokenizer, its end token and its chat template."""
-    inner = transformers_tokenizer(folder)
-    return Reader(tokenizer_of(folder), inner.eos_token_id, lambda: ChatTemplate(inner, name))
+    """Of a model folder: its tokenizer, its end token and its chat template. Raises BadInput for tokens that the model does not hold."""
+    inner, tokenizer = transformers_tokenizer(folder), tokenizer_of(folder)
+    vocab = vocabulary_of(folder)
+    if vocab is not None:
+        where = f"the tokenizer of {name}"
+        if tokenizer.vocab > vocab:
+            raise BadInput(where, f"a vocabulary of {tokenizer.vocab} tokens", f"at most the {vocab} of the model")
+        used = f"{inner.eos_token} {inner.chat_template or ''}"
+        for token, number in inner.get_added_vocab().items():
+            if number >= vocab and token in used:
+                found = f"'{token}' as number {number}, in the chat template or the end of texts"
+                raise BadInput(where, found, f"numbers below the {vocab} of the model (`resize_token_embeddings` makes room)")
+    return Reader(tokenizer, inner.eos_token_id, lambda: ChatTemplate(inner, name), begin_of(inner))
 
 
 def read_rows(file: RowFile, reader: Reader) -> RowStore:
     """Raises BadInput as `stored` does."""
     template = reader.template() if reader.template is not None and conversational(file) else None
-    return stored(file, reader.tokenizer, template=template, end=reader.end)
+    begin = None if reader.begin is None else reader.begin[0]
+    return stored(file, reader.tokenizer, template=template, begin=begin, end=reader.end)
 
 
 def conversational(file: RowFile) -> bool:
@@ -137,7 +153,7 @@ def rows_material(recipe: Recipe, data: RowsData) -> Material:
         vocab=store.vocab,
         tokenizer=reader.tokenizer,
         context=data.context,
-        asker=Asker(reader.tokenizer, reader.template),
+        asker=reader.asker,
         held_out_lines=() if held_out is None else np.unique(store.lines[held_out * store.rows_each]).tolist(),
         stop_tokens=() if reader.end is None else (reader.end,),
     )
@@ -214,7 +230,7 @@ def rows(path: str | Path, *, tokenizer: Any, context: int = 512, too_long: str 
         reader = reader_of(Path(tokenizer.inner.config._name_or_path), tokenizer.inner.config._name_or_path)
     else:
         reader = Reader(tokenizer)
-    store = read_rows(row_file(path, "rows"), Reader(reader.tokenizer, reader.end if end is None else end, reader.template))
+    store = read_rows(row_file(path, "rows"), replace(reader, end=reader.end if end is None else end))
     return samples(store, context, too_long)[0]
 
 

@@ -273,11 +273,14 @@ class ObjectiveTable(Table):
     clip_high: NotNegative | None = None
     entropy: NotNegative | None = None  # weight of the bonus, nats
     verifier: Text | None = None  # "my_module:score" or "./my_verifier.py:score"; a task has its own
+    verifier_seconds: Positive | None = None  # most that one call of `verifier` may take; any time where not given
     failures: Literal["stop", "zero"] | None = None  # what a verifier that raises or gives no number does; stop where not given
 
 
 PAIR_KEYS = ("beta", "gamma", "weight", "normalised")
-POLICY_KEYS = ("kl", "clip_low", "clip_high", "entropy", "verifier", "failures")
+POLICY_KEYS = ("kl", "clip_low", "clip_high", "entropy", "verifier", "verifier_seconds", "failures")
+CLIPPED = ("grpo", "dr-grpo", "dapo")
+"""Those with a ratio to clip."""
 
 
 class EvaluateTable(Table):

@@ -28,6 +28,7 @@ from etude.learn.language import CausalLM
 from etude.learn.supervised import Supervised
 from etude.recipe.build import Resolve, build, no_models
 from etude.recipe.config import load, read
+from etude.recipe.continued import begun_from
 from etude.recipe.folder import DATA_FILE, check_data, check_recipe
 from etude.recipe.models import Models
 from etude.recipe.overrides import parsed, replaced
@@ -35,6 +36,7 @@ from etude.recipe.places import Places
 from etude.recipe.progress import Progress
 from etude.recipe.rows import objective_of
 from etude.recipe.stopping import stoppable
+from etude.recipe.tables import PretrainedTable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -141,6 +143,10 @@ def train_recipe(
     """
     recipe, places = load(path, overrides), Places(Path(path).name, [".".join(parsed(text)[0]) for text in overrides])
     folder = Path(recipe.run.folder)
+    if isinstance(recipe.model, PretrainedTable):
+        # The recipe that is kept names that very checkpoint: the other run may go on.
+        name = begun_from(recipe.model.pretrained, places.of("model.pretrained"), resolve, models)
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"pretrained": name})})
     if resume:
         check_recipe(recipe, places)
     methods: Sequence[Method] = ()

@@ -4,7 +4,8 @@
     def score(response, row): ...              `row` is the whole row
     def score(completions, answer, **rest)     TRL's: lists of one, and a list of one number back
 
-It runs in this process, as the user's own code; what a model wrote is run by `etude.sandbox` alone.
+It runs in this process, as the user's own code, for so many seconds as its user allows; what a model wrote is run by `etude.sandbox`
+alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,7 +39,7 @@ OF_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extr
 
 @dataclass(frozen=True)
 class Verifier:
-    """name: as the recipe has it. sha256: of its file. needs: the columns without which it cannot be called."""
+    """name: as the recipe has it. sha256: of its file. needs: the columns without which it cannot be called. seconds: most of one call."""
 
     name: str
     function: Callable[..., Any]
@@ -45,9 +48,14 @@ class Verifier:
     takes: tuple[str, ...]
     everything: bool
     of_trl: bool
+    seconds: float | None = None
 
     def __call__(self, response: str, row: Mapping[str, Any]) -> Any:
-        """Whatever the function returns, or raises."""
+        """Whatever the function returns, or raises; TimeoutError where it takes longer than `seconds`."""
+        with at_most(self.seconds):
+            return self._called(response, row)
+
+    def _called(self, response: str, row: Mapping[str, Any]) -> Any:
         columns = {k: v for k, v in row.items() if self.everything or k in self.takes}
         if not self.of_trl:
             return self.function(response, **columns, **({ALL: dict(row)} if ALL in self.takes and ALL not in columns else {}))
@@ -71,9 +79,34 @@ class Verifier:
         return {"name": self.name, "sha256": self.sha256}
 
 
-def verifier_of(name: str, where: str) -> Verifier:
-    """Imports "my_module:score" (also from the working folder) or "./my_verifier.py:score". Raises BadInput for a name of another form, a
-    module that is not there or fails on import, and a function that is none or asks for what is not given."""
+@contextmanager
+def at_most(seconds: float | None) -> Iterator[None]:
+    """Raises TimeoutError in the block once it has taken so long; None: it may take any time.
+
+    By the alarm of the process: it reaches Python code and what asks for signals (`re`), not C code that never returns. Raises
+    RuntimeError outside the main thread, which alone receives it.
+    """
+    if seconds is None:
+        yield
+        return
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("a limit in seconds outside the main thread")
+
+    def end(*_: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds:g} seconds")
+
+    handler = signal.signal(signal.SIGALRM, end)
+    earlier = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *earlier)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def verifier_of(name: str, where: str, seconds: float | None = None) -> Verifier:
+    """Imports "my_module:score" (also from the working folder) or "./my_verifier.py:score". seconds: most of one call. Raises BadInput for
+    a name of another form, a module that is not there or fails on import, and a function that is none or asks for what is not given."""
     path, colon, attribute = name.rpartition(":")
     if not colon or not path or not attribute.isidentifier():
         raise BadInput(where, f"'{name}'", EXPECTED)
@@ -86,7 +119,7 @@ def verifier_of(name: str, where: str) -> Verifier:
         raise BadInput(where, f"'{name}', a {type(function).__name__}", "a function")
     file = getattr(module, "__file__", None)
     sha256 = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-    return _described(name, function, sha256, where)
+    return replace(_described(name, function, sha256, where), seconds=seconds)
 
 
 def _described(name: str, function: Callable[..., Any], sha256: str, where: str) -> Verifier:
