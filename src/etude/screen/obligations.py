@@ -132,7 +132,10 @@ def _off(asked: _Asked) -> tuple[State, str]:
         return "declared", card.no_limit
     lines = card.off or card.limit
     if not lines:
-        return "failed", "the card names no settings that switch it off (off), no limit that equals a known model (limit), nor why (no_limit)"
+        return (
+            "failed",
+            "the card names no settings that switch it off (off), no limit that equals a known model (limit), nor why (no_limit)",
+        )
     settings = tomllib.loads("\n".join(lines))
     off = asked.made.set(settings)
     against = Candidate(name=BASELINE, changes=tomllib.loads("\n".join(card.against)))
@@ -212,5 +215,3 @@ def _weights(result: RunResult[Any]) -> dict[str, torch.Tensor]:
 
 def _losses(result: RunResult[Any]) -> list[float]:
     return [value for row in result.history for name, value in row.items() if name.endswith("loss")]
-
-
