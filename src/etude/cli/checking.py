@@ -57,9 +57,8 @@ def _obligations(found: list[Any], json: bool) -> bool:
                 grid.add_row(o.name, GLYPHS[o.state], escape(o.said))
             console().print(grid)
         failed = [one.slug for one in done if one.failed]
-        said = (
-            f"not shown by {', '.join(failed)}: a screen does not list {'it' if len(failed) == 1 else 'them'}" if failed else "all is shown"
-        )
+        which = "it" if len(failed) == 1 else "them"
+        said = f"not shown by {', '.join(failed)}: a screen does not list {which}" if failed else "all is shown"
         console().print(escape(said))
     return any(one.failed for one in done)
 

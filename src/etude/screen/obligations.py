@@ -118,7 +118,7 @@ class _Asked:
                 _set(trainer.model, begin)
             return trainer.run()
 
-    def values(self, document: Mapping[str, Any]) -> list[torch.Tensor]:
+    def values(self, document: dict[str, Any]) -> list[torch.Tensor]:
         """The parameters that a run begins with, in their order."""
         return [p.detach().clone() for p in trainer_of(parse(document, "check")).model.parameters()]
 
@@ -134,7 +134,7 @@ def _off(asked: _Asked) -> tuple[State, str]:
     if not lines:
         return (
             "failed",
-            "the card names no settings that switch it off (off), no limit that equals a known model (limit), nor why (no_limit)",
+            "the card has no settings that switch it off (off) or make it a known model (limit), nor says why (no_limit)",
         )
     settings = tomllib.loads("\n".join(lines))
     off = asked.made.set(settings)
