@@ -7,6 +7,7 @@ import pytest
 from etude.cli import main
 from etude.errors import BadInput
 from etude.papers.catalogue import card
+from etude.papers.draft import draft
 from etude.screen.certificates import certificate
 from etude.screen.obligations import check
 from etude.screen.pairs import composable, pairs
@@ -114,3 +115,10 @@ def test_pairs_work_or_are_refused_by_name():
 def test_what_cannot_be_checked_is_refused():
     with pytest.raises(BadInput, match="a program, which is not a change"):
         check(card("rise"))
+
+
+def test_a_draft_fails_until_its_card_says_what_off_is(tmp_path):
+    module, written, _ = draft("my-idea", tmp_path)
+    assert [o.name for o in check(card(str(module), to_run=True)).failed] == ["off"]
+    written.write_text(written.read_text().replace("# off =", "off ="))
+    assert not check(card(str(module), to_run=True)).failed

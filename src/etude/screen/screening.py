@@ -32,7 +32,7 @@ from etude.recipe.overrides import apply
 from etude.recipe.writing import plain, toml
 from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen, combined
 from etude.screen.certificates import certificate, code_of
-from etude.screen.confirming import Confirmed, confirm
+from etude.screen.confirming import Confirmed, confirm, winner_of
 from etude.screen.halving import Arm, Rung, ladder, select
 from etude.screen.probe import STEPS, Probe, probe
 from etude.screen.report import write_report
@@ -296,20 +296,18 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, list(range(asked.n)), 1.0)
     outcomes = confirm(_by_name(told["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
     report["confirm"] = {"rates": found.rates, "methods": [c.as_dict() for c in outcomes], "values": _by_name(told["values"])}
-    winner = next((c for c in outcomes if c.holds), None)
+    second: list[Confirmed] = []
+    single = outcomes[0].name if outcomes else BASELINE
     together, tried = _combination(asked, outcomes)
     report["combinations"] = tried
     if together is not None:
-        single = outcomes[0].name
         rate = best[single][1]
         trio = {best[BASELINE]: BARE, best[single]: asked.candidates[single], (together.name, rate): together}
         more = _phase(asked, "combine", "combine", trio, list(range(asked.n, 2 * asked.n)), 1.0)
         second = confirm(_by_name(more["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
         report["combine"] = {"name": together.name, "methods": [c.as_dict() for c in second], "values": _by_name(more["values"])}
-        both = {c.name: c for c in second}
-        gain, alone = both[together.name], both[single]
-        if gain.holds and (alone.estimate is None or (gain.estimate or 0.0) > alone.estimate):
-            winner, asked.candidates[together.name], best[together.name] = gain, together, (together.name, rate)
+        asked.candidates[together.name], best[together.name] = together, (together.name, rate)
+    winner = winner_of(outcomes, second, "" if together is None else together.name, single)
     return _written(asked, report, winner, best, told["record"])
 
 
