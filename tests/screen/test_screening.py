@@ -25,7 +25,7 @@ batch = 16
 [budget]
 steps = 12
 """
-FEW = Settings(k=2, seeds=2, rates=(1.0, 4.0), rungs=1)
+FEW = Settings(k=2, seeds=2, rates=(1.0, 4.0), rungs=1, unchecked=True)
 
 
 @pytest.fixture
