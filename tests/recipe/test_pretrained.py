@@ -77,7 +77,7 @@ def test_a_corpus_and_methods(place):
     [
         (["model.pretrained=./none"], r"model\.pretrained: found \./none, which is not there, expected a folder with config\.json"),
         (["model.pretrained=words.txt"], r"model\.pretrained: found words\.txt, a file"),
-        (["model.revision=main"], r"model\.pretrained\.revision: found 'main' beside a folder"),
+        (["model.revision=main"], r"command line, model\.revision: found 'main' beside a folder"),
         (["data.context=200"], r"data\.context: found 200, expected at most 128, the context of qwen"),
         (["data.tokenizer=byte"], r"data\.tokenizer: found 'byte' for a pretrained model, expected model, its own"),
         (["model.kind=transformer", "data.tokenizer=model"], r"data\.tokenizer: found 'model' for a model without one"),

@@ -131,7 +131,7 @@ def _learnt(head: list[str], reader: Reader, most: int | None, data: str, file: 
 def _prompts_alone(file: RowFile) -> bool:
     """Whether the first row has a prompt and nothing that answers it."""
     row = next((row for _, row in file.rows()), {})
-    return "prompt" in row and not any(all(column in row for column in columns) for columns in COLUMNS.values())
+    return "prompt" in row and not any(column in row for columns in COLUMNS.values() for column in columns if column != "prompt")
 
 
 def _asked(head: list[str], reader: Reader, most: int | None, data: str | None, verifier: str | None, task: str | None) -> Started:
