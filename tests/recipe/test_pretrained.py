@@ -8,6 +8,7 @@ import pytest
 import torch
 from hf_folders import WORDS, qwen_folder
 
+from etude.cli import main
 from etude.data.tokenizers import load as load_tokenizer
 from etude.errors import BadInput
 from etude.generate.hub import locate
@@ -65,6 +66,12 @@ def test_training_begins_with_its_weights_and_ends_better(place):
     assert kept.decode(kept.encode(WORDS)) == WORDS
     facts = json.loads((place / "out" / "data.json").read_text())["model"]
     assert facts == {"name": "qwen", "commit": "", "bytes": {"model.safetensors": (place / "qwen" / "model.safetensors").stat().st_size}}
+
+
+def test_init_on_a_plain_text(place, capsys):
+    assert main(["init", "--model", "qwen", "--data", "words.txt", "--out", "plain.toml"]) == 0
+    assert "--- words.txt, window 1\n[[" in capsys.readouterr().out
+    assert main(["train", "plain.toml", "budget.steps=1", "run.device=cpu"]) == 0, capsys.readouterr().err
 
 
 def test_a_corpus_and_methods(place):
