@@ -59,3 +59,8 @@ def test_batches_hold_each_sample_once_and_no_more_than_they_may(batch_size):
     assert sorted(samples) == [(p, j) for p in range(3) for j in range(4)]
     order = [lengths[p] for p, _ in samples]
     assert order == sorted(order)
+
+
+def test_text_that_is_no_unicode_is_refused():
+    with pytest.raises(BadInput, match="prompt 1: found no Unicode at character 2, expected text in UTF-8"):
+        ids_of(["a", "a\udcff"], Bytes(), None, what="prompt")
