@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -216,12 +216,13 @@ def _logprobs(choice: Answer, chat: bool) -> list[float]:
         raise ValueError("no log-probabilities, which were declared")
     rows = given.get("content" if chat else "token_logprobs")
     values = [row.get("logprob") if chat and isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else [None]
-    if not all(map(_is_logprob, values)):
+    numbers = [float(v) for v in values if _is_logprob(v)]
+    if len(numbers) < len(values):
         raise ValueError("log-probabilities that are none")
-    return [float(v) for v in values]
+    return numbers
 
 
-def _is_logprob(value: Any) -> bool:
+def _is_logprob(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -LEAST <= value <= 0
 
 
