@@ -78,7 +78,7 @@ def test_a_recipe_goes_to_toml_and_back(tmp_path):
         ("optimizer.over=['a']", "command line, optimizer.over: found it in the only optimizer"),
         ("optimizers.a.lrr=1", "command line, optimizers.a.lrr: found an unknown key, expected a known one; did you mean 'lr'?"),
         ("optimizers.a.kind=adam", "command line, optimizers.a.kind: found 'adam', expected adamw, sgd or muon"),
-        ("sampler.kind=random", "command line, sampler.kind: found 'random', expected shuffle, weighted, mixture or online"),
+        ("sampler.kind=random", "command line, sampler.kind: found 'random', expected shuffle, weighted, mixture, online or curriculum"),
         ("sampler={kind='mixture'}", "command line, sampler.weights: found nothing, expected"),
         ("sampler={kind='mixture', weights={a=-1}}", "command line, sampler.weights.a: found -1, expected greater than or equal to 0"),
         (

@@ -19,7 +19,7 @@ from etude.engine.device import pick_device
 from etude.engine.fitting import fitted
 from etude.engine.folder import RunFolder, held
 from etude.engine.hooks import Hooks, owned
-from etude.engine.ledger import Budget
+from etude.engine.ledger import Budget, Ledger
 from etude.engine.metrics import MetricsLog
 from etude.engine.optim import AdamW, OptimizerSpec, selected
 from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Objective, Output, Stream
@@ -65,6 +65,9 @@ class Trainer(Generic[M]):
 
     config: Mapping[str, Any] = {}
     """What trackers show of the run: plain values by name."""
+
+    prepared: Ledger | None = None
+    """What making the data has cost (scoring samples, say): charged before the first update of a run that begins."""
 
     @typed("")
     def __init__(
@@ -195,6 +198,9 @@ class Trainer(Generic[M]):
                 result.resumed_from, before = path.name, run.ledger.total("seconds")
                 cost = state.get("cost", 0.0)  # a run that had ended has ended: less than half an update's worth is left
             else:
+                if self.prepared is not None:  # its seconds passed before this clock began
+                    run.ledger.merge(self.prepared)
+                    before = self.prepared.total("seconds")
                 if self.evaluators:
                     self._evaluate(run, 0.0)
                 if self.steer:
@@ -255,12 +261,13 @@ class Trainer(Generic[M]):
         for micro_batch in range(self.accumulate):
             if micro_batch and run.stream.stage() != run.stage:
                 break
-            if not micro_batch:
-                self._enter_stage(run)
+            entered = not micro_batch and self._enter_stage(run)
             try:
                 batch = run.stream.next().to(self.device)
             except StopIteration:
                 raise self._ended(run) from None
+            if entered:
+                run.log_order()
             run.metrics_log.order(batch.ids)
             taken.append(run.train_on(batch, micro_batch, self.accumulate > 1))
         names = {batch.optimizer for batch, _ in taken}
@@ -335,12 +342,13 @@ class Trainer(Generic[M]):
             bad = next((n for n, p in weights.items() if not bool(torch.isfinite(p).all())), "the weights' norm")
             raise NonFinite(run.step, bad)
 
-    def _enter_stage(self, run: Run) -> None:
+    def _enter_stage(self, run: Run) -> bool:
+        """Whether the next batch is the first of its stage."""
         stage = run.stream.stage()
         if stage is None:
             raise self._ended(run)
         if stage == run.stage:
-            return
+            return False
         if run.stage is not None:
             self.hooks.call("stage_end", run, run.stage)
         wanted = run.stream.sampler_wants()
@@ -350,6 +358,7 @@ class Trainer(Generic[M]):
             run.stream.give_score(wanted, run.score(wanted.ids, batch_size=256))
         run.stage = stage
         self.hooks.call("stage_start", run, stage)
+        return True
 
     def _ended(self, run: Run) -> DataEnded:
         return DataEnded(f"the data ended at step {run.step} with {run.share:.1%} of the budget spent; repeat it or ask for less")

@@ -27,6 +27,7 @@ from etude.engine.device import evaluating
 from etude.errors import BadInput, nearest
 from etude.nn.decoding import align_ends, check_rewind
 from etude.nn.lora import frozen
+from etude.nn.transformer import prefix_mask
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 """Architectures (`model_type`) that are tested; others work where transformers has them as causal language models."""
@@ -58,11 +59,17 @@ class Pretrained(nn.Module):
         self.end_tokens: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
         self._check_head()
 
-    def forward(self, tokens: Tensor, document_ids: Tensor | None = None) -> dict[str, Tensor]:
-        """tokens: [B, T] ids. document_ids: [B, T]; positions look only at their own document, and count from its beginning."""
+    def forward(self, tokens: Tensor, document_ids: Tensor | None = None, prefix: Tensor | None = None) -> dict[str, Tensor]:
+        """tokens: [B, T] ids. document_ids: [B, T]; positions look only at their own document, and count from its beginning.
+        prefix: [B, T], True where attention is mutual. Raises BadInput for one on more tokens than a sliding window of attention holds."""
         # transformers takes a position that does not follow the one before for the beginning of another document, and masks it.
-        positions = None if document_ids is None else positions_within(document_ids)
-        return {"hidden": self.inner.base_model(input_ids=tokens, position_ids=positions, use_cache=False).last_hidden_state}
+        more: dict[str, Any] = {"position_ids": None if document_ids is None else positions_within(document_ids)}
+        if prefix is not None:
+            window = getattr(self.inner.config.get_text_config(), "sliding_window", None)
+            if window is not None and tokens.shape[1] > window:
+                raise BadInput("model", f"attention of a sliding window of {window}", f"one of at least the {tokens.shape[1]} tokens read")
+            more["attention_mask"] = prefix_mask(prefix, document_ids)
+        return {"hidden": self.inner.base_model(input_ids=tokens, use_cache=False, **more).last_hidden_state}
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.output_layer(hidden)

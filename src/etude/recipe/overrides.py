@@ -27,6 +27,8 @@ from etude.recipe.tables import (
     PAIRS,
     POLICIES,
     POLICY_KEYS,
+    READING,
+    READING_KEYS,
     SAMPLERS,
     BudgetTable,
     kind_of_data,
@@ -116,6 +118,8 @@ def _make_way(document: dict[str, Any], parts: Sequence[str], value: Any) -> Non
         document.pop("optimizers", None)
     elif first == "optimizers":
         document.pop("optimizer", None)
+    elif first in ("objective", "objectives"):
+        document.pop("objectives" if first == "objective" else "objective", None)
     table = document.get(first)
     if first == "methods" and isinstance(table, list) and len(rest) == 2 and rest[1] == "use":
         entry = table[int(rest[0])] if rest[0].isdecimal() and int(rest[0]) < len(table) else None
@@ -163,9 +167,14 @@ def _objective(document: dict[str, Any], kind: Any) -> None:
     """Drops what the former kind alone knows; of preferences all, as a beta means something else in each loss."""
     table = document["objective"]
     before = table.get("kind", "grpo" if kind_of_data(document.get("data")) == "task" else "dpo")
+    if kind in READING:
+        others = [*PAIR_KEYS, *POLICY_KEYS, *(k for keys in READING_KEYS.values() for k in keys)]
+        _drop(table, [k for k in others if k not in READING_KEYS[kind]])
     if kind == before or kind not in (*PAIRS, *POLICIES):
         return
-    if before in PAIRS:
+    if before in READING:
+        _drop(table, READING_KEYS[before])
+    elif before in PAIRS:
         _drop(table, PAIR_KEYS)
     elif kind in PAIRS:
         _drop(table, POLICY_KEYS)

@@ -134,8 +134,15 @@ def task_pool(task: Task, problems: dict[int, list[Problem]], verifier: Verifier
     return ProblemPool([Domain(f"{task.name}/{level}", some, lambda: SingleTurn(by)) for level, some in problems.items()])
 
 
-def row_pool(name: str, problems: Sequence[Problem], verifier: Verifier) -> ProblemPool:
-    return ProblemPool.given(VerifiedBy(name, verifier), problems)
+def row_pool(name: str, problems: Sequence[Problem], verifier: Verifier, domain: str | None = None) -> ProblemPool:
+    """domain: the field of the rows that holds each problem's; without it they are one, of that name."""
+    by = VerifiedBy(name, verifier)
+    if domain is None:
+        return ProblemPool.given(by, problems)
+    parts: dict[str, list[Problem]] = {}
+    for problem in problems:
+        parts.setdefault(str(problem.data[domain]).strip(), []).append(problem)
+    return ProblemPool([Domain(called, some, lambda: SingleTurn(by)) for called, some in parts.items()])
 
 
 def fitting(problems: Sequence[Problem], tokenizer: Tokenizer, room: int, too_long: str, why: str) -> tuple[list[Problem], int]:

@@ -107,10 +107,16 @@ def at_most(seconds: float | None) -> Iterator[None]:
 def verifier_of(name: str, where: str, seconds: float | None = None) -> Verifier:
     """Imports "my_module:score" (also from the working folder) or "./my_verifier.py:score". seconds: most of one call. Raises BadInput for
     a name of another form, a module that is not there or fails on import, and a function that is none or asks for what is not given."""
+    function, sha256 = imported(name, where, EXPECTED)
+    return replace(_described(name, function, sha256, where), seconds=seconds)
+
+
+def imported(name: str, where: str, expected: str) -> tuple[Callable[..., Any], str]:
+    """A user's function by its import path, and the SHA-256 of its file ("" where it has none). Raises BadInput at `where`."""
     path, colon, attribute = name.rpartition(":")
     if not colon or not path or not attribute.isidentifier():
-        raise BadInput(where, f"'{name}'", EXPECTED)
-    module = _module(path, where)
+        raise BadInput(where, f"'{name}'", expected)
+    module = _module(path, where, expected)
     function = getattr(module, attribute, None)
     if function is None:
         functions = [k for k, v in vars(module).items() if inspect.isfunction(v) and not k.startswith("_")]
@@ -118,8 +124,7 @@ def verifier_of(name: str, where: str, seconds: float | None = None) -> Verifier
     if not callable(function):
         raise BadInput(where, f"'{name}', a {type(function).__name__}", "a function")
     file = getattr(module, "__file__", None)
-    sha256 = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-    return replace(_described(name, function, sha256, where), seconds=seconds)
+    return function, hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _described(name: str, function: Callable[..., Any], sha256: str, where: str) -> Verifier:
@@ -148,12 +153,12 @@ def _described(name: str, function: Callable[..., Any], sha256: str, where: str)
     return Verifier(name, function, sha256, needs, takes, everything, of_trl)
 
 
-def _module(path: str, where: str) -> ModuleType:
+def _module(path: str, where: str, expected: str) -> ModuleType:
     file = Path(path).expanduser() if path.endswith(".py") or "/" in path else None
     try:
         if file is not None:
             if not file.is_file():
-                raise BadInput(where, f"{path}, which is not there", EXPECTED)
+                raise BadInput(where, f"{path}, which is not there", expected)
             return _from_file(file.resolve())
         with _beside(Path.cwd()):
             return importlib.import_module(path)
@@ -161,7 +166,7 @@ def _module(path: str, where: str) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and (path == error.name or path.startswith(f"{error.name}.")):
-            raise BadInput(where, f"module '{error.name}', which is neither installed nor here", EXPECTED) from None
+            raise BadInput(where, f"module '{error.name}', which is neither installed nor here", expected) from None
         lines = [
             f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
         ]
