@@ -32,7 +32,7 @@ def demo(
 
 
 def run(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, its number, or a file of yours that defines STUDY.")],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, its number, a further study (SLUG.NAME), or a file of yours that defines STUDY.")],
     scale: Annotated[
         str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
     ] = "quick",
@@ -62,7 +62,7 @@ def run(
     from etude.evidence.runner import run_study
 
     found = card(paper)
-    word = found.module if found.origin == "file" else found.slug
+    word = found.module if found.origin == "file" else study.slug
     run_study(word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
 
 
