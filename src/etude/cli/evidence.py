@@ -53,7 +53,9 @@ def evidence(
         from etude.evidence import places, report
         from etude.papers.catalogue import cards
 
-        report.put_table(into, report.verdict_table(places.find(), {slug: f"{slug} ({c.family})" for c in cards() for slug in c.study_slugs}))
+        report.put_table(
+            into, report.verdict_table(places.find(), {slug: f"{slug} ({c.family})" for c in cards() for slug in c.study_slugs})
+        )
         return
     asked = [name for name, given in (("--check", check), ("--verify", verify), ("--rejudge", rejudge), ("--redraw", redraw)) if given]
     if len(asked) > 1:

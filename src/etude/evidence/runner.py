@@ -36,6 +36,11 @@ class StudyInterrupted(KeyboardInterrupt):
 
     def __init__(self, slug: str, done: int, runs: int, out: Path) -> None:
         super().__init__(f"{slug}: interrupted with {done} of {runs} runs finished and kept in {out}; run the same command to go on")
+        self.done, self.runs, self.out = done, runs, out
+
+    def of(self, what: str) -> StudyInterrupted:
+        """The same, of something larger that the study is a part of."""
+        return StudyInterrupted(what, self.done, self.runs, self.out)
 
 
 @typed("run_study, ")
@@ -118,9 +123,11 @@ def run_study(
     return record
 
 
-def perform(study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, quiet: bool) -> dict[str, list[Any]]:
-    """Runs the tasks that have no finished run and returns all of them, arm -> runs in the order of the tasks."""
-    title = f"{study.slug} at {tasks[0].scale} scale, {study.scales[tasks[0].scale].size}"
+def perform(
+    study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, quiet: bool, title: str = ""
+) -> dict[str, list[Any]]:  # fmt: skip
+    """Runs the tasks that have no finished run and returns all of them, arm -> runs in the order of the tasks. title: of the live view."""
+    title = title or f"{study.slug} at {tasks[0].scale} scale, {study.scales[tasks[0].scale].size}"
     shown = view(tasks, title, study.headline, workers, quiet)
     for row in shown.rows:
         kept = jobs.load(row.task)

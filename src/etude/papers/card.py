@@ -31,6 +31,7 @@ class Card:
     use:          "method" or "model", what the module has for a run of one's own; empty for neither. settings: lines of its table in a
                   recipe, as an example; needs: what else it asks for ("domains" of the data); python: the lines that train a model.
     studies:      names of the paper's further studies, each registered and recorded by itself as SLUG.NAME (docs/decisions/0010).
+    earliest_rung: of a screen's selection: the method pays late, and is not dropped before this rung.
     number:       in the list of 87; 0 for papers of other packages and files.
     module:       import name, or a file's path; origin: "etude", the distribution's name or "file".
     problem:      why it cannot be used, for a card of another package that is not in order.
@@ -55,6 +56,7 @@ class Card:
     needs: tuple[str, ...] = ()
     python: str = ""
     studies: tuple[str, ...] = ()
+    earliest_rung: int = 0
     module: str = ""
     origin: str = "etude"
     ready: bool = False

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from etude.errors import BadInput
 from etude.evidence.study import Study
 from etude.papers.catalogue import Card, card
 from etude.papers.outside import find_module
+from etude.papers.suggesting import Facts, Suggestion
 
 
 @typed("etude.study, ")
@@ -65,6 +66,19 @@ def load_models(name: str) -> dict[str, tuple[type, Callable[[Any], nn.Module]]]
     if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], type) and callable(pair[1]) for pair in pairs):
         raise BadInput(f"{module.__name__}, MODELS", repr(models)[:60], "a dict of name: (configuration class, model class)")
     return models
+
+
+def suggestion(found: Card, facts: Facts) -> Suggestion:
+    """What the paper's rule sets in this recipe, or why it does not apply; None where it has no rule.
+
+    The rule is the function `suggest(facts)` of its module, or of the file `suggest.py` in its package.
+    """
+    module = load_module(found)
+    rule = getattr(module, "suggest", None)
+    if isinstance(rule, ModuleType) or rule is None:
+        named = f"{module.__name__}.suggest"
+        rule = getattr(import_module(named), "suggest", None) if hasattr(module, "__path__") and find_spec(named) else None
+    return None if rule is None else rule(facts)
 
 
 def load_module(found: Card) -> ModuleType:
