@@ -33,7 +33,7 @@ def demo(
 
 def run(
     paper: Annotated[
-        str, typer.Argument(metavar="PAPER", help="A slug, its number, a further study (SLUG.NAME), or a file of yours that defines STUDY.")
+        str, typer.Argument(metavar="PAPER", help="A slug (SLUG.NAME: a further study), a number, or a file of yours that defines STUDY.")
     ],
     scale: Annotated[
         str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")

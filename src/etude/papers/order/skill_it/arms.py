@@ -58,10 +58,10 @@ def method_of(s: Settings, graph: str | Sequence[Sequence[float]]) -> SkillIt:
 
 def trainer(s: Settings, bed: Testbed, seed: int, steps: int, sampler: Mixture | None, methods: Sequence[SkillIt], **more: Any) -> Trainer:
     # A sampler, if any, is the stream's; with the method, the run gives the stream the method's.
-    stream = DataStream(bed.source, s.batch, seed, **({} if sampler is None else {"sampler": sampler}))
+    stream = DataStream(bed.source, s.batch, seed, sampler=sampler)
     return Trainer(
-        bed.model, stream, CausalLM(), optimizer=optimizer(s), schedule=Cosine(warmup=s.warmup), methods=methods, budget=Budget(steps=steps),
-        seed=seed, **more,
+        bed.model, stream, CausalLM(), optimizer=optimizer(s), schedule=Cosine(warmup=s.warmup), methods=methods,
+        budget=Budget(steps=steps), seed=seed, **more,
     )  # fmt: skip
 
 

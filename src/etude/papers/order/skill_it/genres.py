@@ -13,8 +13,8 @@ from etude.papers.order.skill_it.sources import CODE, DEVIATIONS, NETWORK, PARAM
 from etude.papers.order.skill_it.testbeds import genres, paper_model
 
 CPU = GenreSettings(
-    genres=("reportage", "religion", "learned", "science fiction", "romance", "humour"), skew=(), vocab=256, context=64, batch=16, steps=400,
-    update_every=40, probes="alone", probe_steps=40, held=32, num_test=60, evaluations=8, eta=0.2,
+    genres=("reportage", "religion", "learned", "science fiction", "romance", "humour"), skew=(), vocab=256, context=64, batch=16,
+    steps=400, update_every=40, probes="alone", probe_steps=40, held=32, num_test=60, evaluations=8, eta=0.2,
 )  # fmt: skip
 QUICK = replace(CPU, steps=100, update_every=20, probe_steps=10, num_test=20, evaluations=4)
 SMOKE = replace(
@@ -79,7 +79,7 @@ GENRES = Study(
         ("model", "GPT-Neo-125M or a 3B model, pretrained", "0.13M, from scratch", "runs on two cores", "unknown"),
         ("data", "Natural Instructions by task, RedPajama by source", "six genres of the Brown corpus, as bytes",
          "a real corpus with domains that fits", "genres are nearer to each other"),
-        ("graph", "edges from the approximate method, some of them cut by hand", "the share of a loss that training on one genre takes away",
+        ("graph", "edges from the approximate method, some cut by hand", "the share of a loss that training on one genre takes away",
          "no code of theirs learns it", "nearly full: it says little"),
         *DEVIATIONS,
     ),

@@ -15,8 +15,8 @@ from etude.papers.order.skill_it.testbeds import lego, paper_model
 CPU = LegoSettings(vocab=30, depth=3, context=20)
 QUICK = replace(CPU, base_steps=100, steps=100, update_every=20, probe_steps=10, num_test=100, evaluations=5)
 SMOKE = replace(
-    QUICK, variables=3, skew=(1, 3, 5), pool=120, width=16, init_std=0.25, depth=1, heads=2, batch=16, base_batch=16, base_steps=4, steps=12,
-    update_every=4, probe_steps=2, held=8, num_test=20, evaluations=3,
+    QUICK, variables=3, skew=(1, 3, 5), pool=120, width=16, init_std=0.25, depth=1, heads=2, batch=16, base_batch=16, base_steps=4,
+    steps=12, update_every=4, probe_steps=2, held=8, num_test=20, evaluations=3,
 )  # fmt: skip
 
 SKILL_IT = "skill-it"
@@ -73,7 +73,7 @@ LEGO = Study(
     ),
     deviations=(
         ("model", "GPT-Neo-125M, pretrained", "0.15M, taught the first two variables here", "runs on two cores", "unknown"),
-        ("chains", "five variables, as text", "fewer variables, words alone, without the signs between them", "two cores", "faster for all"),
+        ("chains", "five variables, as text", "fewer variables, words without the signs between them", "two cores", "faster for all"),
         ("loss", "of every token of a chain", "of the answer alone", "the other tokens are random", "faster for all"),
         *DEVIATIONS,
     ),

@@ -101,14 +101,10 @@ class SkillIt(Method):
         prober = Prober(run, self.skills, self.probe_steps, self.probe_lr)
         self.sampler.graph = learnt(prober, self.graph, self.margin)
         if not self.sampler.graph.any():
-            raise BadInput(
-                "SkillIt.probe_steps", f"{self.probe_steps}, in which no skill's loss fell", "more steps, or a graph of your own"
-            )
+            raise BadInput("SkillIt.probe_steps", f"{self.probe_steps}, in which no loss fell", "more steps, or a graph of your own")
         charge(run.ledger, prober.ledger)
         if run.share >= 1:
-            raise BadInput(
-                "SkillIt.probe_steps", f"{self.probe_steps}, which spends the whole budget on the graph", "fewer, or a larger budget"
-            )
+            raise BadInput("SkillIt.probe_steps", f"{self.probe_steps}, which spend the whole budget", "fewer, or a larger budget")
         for i, row in zip(self.skills.trained, self.sampler.graph, strict=True):
             for j, value in zip(self.skills.measured, row, strict=True):
                 run.log(f"graph/{self.skills.names[i]}/{self.skills.names[j]}", float(value))

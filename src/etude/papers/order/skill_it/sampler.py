@@ -88,8 +88,7 @@ class HeldBack(Mixture):
             raise BadInput("data", f"domains {', '.join(source.domain_names)}", f"those of the start: {', '.join(self.skills.names)}")
         if self._view is None:
             self._view = _Without(source, self.skills.held)
-        ids = super().plan(stage, self._view, rng)  # type: ignore[arg-type]
-        return ids
+        return super().plan(stage, self._view, rng)  # type: ignore[arg-type]
 
 
 class Fixed(HeldBack):
