@@ -87,5 +87,5 @@ def test_without_any_effect_a_family_errs_as_rarely_as_it_says():
     for _ in range(400):
         base = rng.normal(size=5)
         values = {"base": base} | {name: base + 0.05 * rng.normal(size=5) for name in "abc"}
-        wrong += any(c.verdict in ("holds", "reversed") and abs(c.estimate) > 0 and c.holds for c in confirm(values, "base", d=1e-9))
+        wrong += any(c.holds for c in confirm(values, "base", d=1e-9))
     assert wrong / 400 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)

@@ -9,6 +9,7 @@ import typer
 
 from etude.cli.browsing import Json, Offline
 from etude.cli.output import colored, console, print_json
+from etude.cli.running import names
 from etude.errors import BadInput
 
 
@@ -43,9 +44,10 @@ def screen(
     from etude.screen.screening import screen as start
 
     settings = Settings(k=confirm, seeds=seeds, rates=_numbers(rates), rungs=rungs, d=d, metric=metric)
+    chosen = names(methods, "etude screen --methods")
     with hub.offline(offline):
         done = start(
-            recipe, overrides=tuple(changes or ()), methods=_names(methods), family=family or None, budget=budget, settings=settings,
+            recipe, overrides=tuple(changes or ()), methods=chosen, family=family or None, budget=budget, settings=settings,
             workers=workers, proxy=tuple(proxy or ()), out=out, plan=plan, yes=yes, quiet=json,
         )  # fmt: skip
     if json:
@@ -73,13 +75,6 @@ def screen(
     for text in done["lines"].values():
         print(f"\n{text}")
     print(f"\n{done['winner_recipe']}: run it with etude train {done['winner_recipe']}; the report is {out / 'report.html'}")
-
-
-def _names(text: str) -> list[str] | None:
-    names = [name.strip() for name in text.split(",")]
-    if text and not all(names):
-        raise BadInput("etude screen --methods", f"'{text}'", "names with one comma between two")
-    return names if text else None
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -76,10 +76,13 @@ def paper_files(study: Study) -> dict[str, Path]:
         file = _file_of(thing)
         if file is None or _below_papers(file):
             continue
-        for member in _package_of(file):
-            if member.stem != RULE:
-                files[_name_of(member)] = member
+        files |= code_files(file)
     return dict(sorted(files.items()))
+
+
+def code_files(file: Path) -> dict[str, Path]:
+    """name -> file: a module alone, or every file of its package; without the rule for other people's recipes."""
+    return {_name_of(member): member for member in _package_of(file) if member.stem != RULE}
 
 
 @lru_cache(maxsize=1)

@@ -83,7 +83,9 @@ def run_study(
     if out is not None and not str(out).strip():
         raise BadInput(f"{study.slug}, out", "an empty text", "a folder")
     plans = planned.check(study, scale, chosen)
-    size = _workers(workers, reference)
+    size = workers_of(workers)
+    if reference is None:
+        size = 1  # a study that no other process could find
     base = Path(out) if out is not None else Path("runs") / study.slug
     hashes = fingerprint.study_hashes(study, scale)
     tasks = [
@@ -267,11 +269,10 @@ def _seeds(study: Study, scale: str, seeds: int | Sequence[int] | None) -> list[
     return numbers
 
 
-def _workers(workers: int | None, reference: Reference | None) -> int:
+def workers_of(workers: int | None) -> int:
+    """So many processes, or one a core that this process may use. Raises BadInput below 1."""
     if workers is not None and workers < 1:
         raise BadInput("workers", str(workers), "at least 1")
-    if reference is None:
-        return 1  # a study that no other process could find
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return workers or cores or 1
 

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 
 from etude.engine.arguments import shown, typed
 from etude.engine.protocols import Method
+from etude.engine.source_files import spec_of_file
 from etude.errors import BadInput
 from etude.evidence.study import Study
 from etude.papers.catalogue import Card, card
@@ -117,7 +118,7 @@ def _load_file(path: Path) -> ModuleType:
     name = f"etude_file_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = spec_from_file_location(name, path)
+    spec = spec_of_file(name, path)
     if spec is None or spec.loader is None:
         raise BadInput(str(path), "a file that cannot be imported", "a file ending in .py")
     module = module_from_spec(spec)

@@ -12,7 +12,7 @@ class Facts:
     """recipe: the document, with every default. samples: for training. steps: updates that the baseline makes for the budget.
 
     epochs: passes over the training data that this comes to. domains: kinds of sample that the data tells apart, 0 where none.
-    language: whether tokens are predicted. verified: whether answers are sampled and judged.
+    verified: whether answers are sampled and judged.
     """
 
     recipe: Mapping[str, Any]
@@ -20,7 +20,6 @@ class Facts:
     steps: float
     epochs: float
     domains: int = 0
-    language: bool = True
     verified: bool = False
 
 

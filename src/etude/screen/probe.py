@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from etude.engine.result import NonFinite
 from etude.errors import BadInput
 from etude.evidence import jobs
 from etude.recipe.config import parse
-from etude.screen.trial import trainer_of, with_budget
+from etude.screen.trial import trainer_of
 
 STEPS = 20
 
@@ -30,16 +31,15 @@ class Probe:
     metrics: tuple[str, ...]
     samples: int
     domains: int
-    language: bool
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"metrics": list(self.metrics)}
 
 
-def probe(document: Mapping[str, Any], steps: int = STEPS) -> Probe | str:
-    """Runs the first updates of a recipe, or says why it does not begin: the engine's own refusal."""
+def probe(document: Mapping[str, Any]) -> Probe | str:
+    """Runs a recipe whose budget is its first updates, or says why it does not begin: the engine's own refusal."""
     with tempfile.TemporaryDirectory(prefix="etude-probe-") as folder:
-        made = with_budget(document, {"steps": steps})
+        made = copy.deepcopy(dict(document))
         made["run"] |= {"folder": str(Path(folder) / "run"), "trackers": [], "evaluate_every": 1.0}
         jobs.forget_peak()
         try:
@@ -48,7 +48,7 @@ def probe(document: Mapping[str, Any], steps: int = STEPS) -> Probe | str:
             source = getattr(stream, "source", None)
             result = trainer.run()
         except NonFinite as error:
-            return f"it diverged within {steps} updates ({error})"
+            return f"it diverged within {STEPS} updates ({error})"
         except BadInput as error:
             return f"{error.where}: found {error.found}, expected {error.expected}"
         train = result.ledger.entries["train"]
@@ -62,5 +62,4 @@ def probe(document: Mapping[str, Any], steps: int = STEPS) -> Probe | str:
             metrics=tuple(result.metrics),
             samples=0 if source is None else len(source),
             domains=len(names),
-            language="tokens" in train,
         )

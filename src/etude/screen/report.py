@@ -29,9 +29,7 @@ def write_report(out: Path, report: dict[str, Any], record: Mapping[str, Any] | 
             "leaderboard": plots.draw(
                 Plot(title=f"Better by, at equal FLOPs: {report['metric']}", kind="custom", draw=_bars(report)), record
             ),
-            "curves": plots.draw(
-                Plot(title=f"{report['metric']} over FLOPs", kind="curve", curve=f"{report['metric']} / flops", log_y=False), record
-            ),
+            "curves": plots.draw(Plot(title=f"{report['metric']} over FLOPs", kind="curve", curve=f"{report['metric']} / flops"), record),
         }
         figures = {name: png for name, png in drawn.items() if png is not None}
     for name, png in figures.items():
@@ -116,7 +114,7 @@ def _bars(report: Mapping[str, Any]) -> Any:
         d = shown[0]["d"] if shown else 0
         axes.axvspan(-d, d, color="#eceef1", zorder=0)
         axes.set_ylim(-0.6, max(len(shown) - 0.4, 0.6))
-        axes.set_xlabel(f"better than the baseline by ({report['metric']}); grey: smaller than what is of interest")
+        axes.set_xlabel("better than the baseline by; grey: too small to be of interest")
 
     return draw
 

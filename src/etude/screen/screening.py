@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from etude.evidence import fingerprint, output, records
 from etude.evidence.live import clock
 from etude.evidence.provenance import provenance
 from etude.evidence.reference import Reference
-from etude.evidence.runner import StudyInterrupted, perform
+from etude.evidence.runner import StudyInterrupted, perform, workers_of
 from etude.evidence.statistics import smallest_detectable
 from etude.papers.catalogue import card
 from etude.papers.loading import load_module
@@ -35,7 +34,7 @@ from etude.recipe.writing import plain, toml
 from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen, combined
 from etude.screen.confirming import Confirmed, confirm
 from etude.screen.halving import Arm, Rung, ladder, select
-from etude.screen.probe import Probe, probe
+from etude.screen.probe import STEPS, Probe, probe
 from etude.screen.report import write_report
 from etude.screen.trial import SCALE, Phase, names_of, study_of, with_budget
 
@@ -121,7 +120,7 @@ def screen(
         document = small
     output.claim(folder, "screen")
     with output.alone(folder):
-        asked = _prepared(document, settings, methods, family, budget, _workers(workers), folder, " ".join(proxy), quiet)
+        asked = _prepared(document, settings, methods, family, budget, workers_of(workers), folder, " ".join(proxy), quiet)
         planned = plan_of(asked)
         if plan:
             return planned
@@ -136,19 +135,18 @@ def _prepared(
     document: dict[str, Any], settings: Settings, methods: Sequence[str] | None, family: str | None, budget: str, workers: int,
     out: Path, proxy: str, quiet: bool,
 ) -> Screen:  # fmt: skip
-    say = _teller(quiet)
-    kept = _Probes(out, document)
-    base = kept.of(BARE, document, say)
+    kept = _Probes(out, document, _teller(quiet))
+    base = kept.of(BARE)
     if isinstance(base, str):
         raise BadInput("the recipe itself", base, "a recipe that `etude train` runs")
     metric = settings.metric or _metric(base)
     if metric not in base.metrics:
         raise BadInput("screen, metric", f"'{metric}'", f"one that the recipe measures: {', '.join(base.metrics)}")
     flops, steps = _budget(document, budget, base)
-    batch = document["data"]["batch"] * document["run"].get("accumulate", 1)
+    epochs = steps * _samples_an_update(document) / base.samples if base.samples else 0.0
     facts = Facts(
-        recipe=document, samples=base.samples, steps=steps, epochs=steps * batch / base.samples if base.samples else 0.0,
-        domains=base.domains, language=base.language, verified="rollouts" in document,
+        recipe=document, samples=base.samples, steps=steps, epochs=epochs,
+        domains=base.domains, verified="rollouts" in document,
     )  # fmt: skip
     found: dict[str, Candidate] = {}
     refused: dict[str, str] = {}
@@ -156,7 +154,7 @@ def _prepared(
     for one in chosen(methods, family):
         made = candidate(one, facts)
         if not isinstance(made, str):
-            probed = kept.of(made, document, say)
+            probed = kept.of(made)
             if isinstance(probed, Probe):
                 found[one.slug], probes[one.slug] = made, probed
                 continue
@@ -172,8 +170,8 @@ def _prepared(
 class _Probes:
     """Probes kept in OUT/screen.json, by what was probed."""
 
-    def __init__(self, out: Path, document: Mapping[str, Any]) -> None:
-        self.path = out / "screen.json"
+    def __init__(self, out: Path, document: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        self.path, self.document, self.say = out / "screen.json", document, say
         self.kept: dict[str, Any] = {}
         if self.path.exists():
             try:
@@ -181,12 +179,12 @@ class _Probes:
             except ValueError:
                 self.kept = {}
 
-    def of(self, made: Candidate, document: Mapping[str, Any], say: Callable[[str], None]) -> Probe | str:
-        changed = made.of(document)
+    def of(self, made: Candidate) -> Probe | str:
+        changed = with_budget(made.of(self.document), {"steps": STEPS})
         key = fingerprint.digest([changed, *_code(made)])
         if key not in self.kept:
-            say(f"probing {made.name} ...")
-            found = probe(with_budget(changed, {"steps": 1}))
+            self.say(f"probing {made.name} ...")
+            found = probe(changed)
             self.kept[key] = found if isinstance(found, str) else found.as_dict()
             write_atomic(self.path, json.dumps(self.kept, indent=1))
         told = self.kept[key]
@@ -196,11 +194,14 @@ class _Probes:
 def _code(made: Candidate) -> list[str]:
     """What the numbers of an arm depend on beside its recipe: etude's floors, the method's own code, the libraries."""
     files: dict[str, str] = {}
-    for slug in made.parts:
-        file = Path(str(load_module(card(slug)).__file__))
-        for member in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
-            files[f"{slug}/{member.name}"] = member.read_text(encoding="utf-8")
+    for word in made.parts:
+        found = fingerprint.code_files(Path(str(load_module(card(word)).__file__)))
+        files |= {name: path.read_text(encoding="utf-8") for name, path in found.items()}
     return [fingerprint.floors_code(), fingerprint.code_hash(files), str(fingerprint.libraries()), fingerprint.instruction_set()]
+
+
+def _samples_an_update(document: Mapping[str, Any]) -> int:
+    return document["data"]["batch"] * document["run"]["accumulate"]
 
 
 def _metric(base: Probe) -> str:
@@ -220,14 +221,13 @@ def _budget(document: Mapping[str, Any], asked: str, base: Probe) -> tuple[float
         if not unit or not (math.isfinite(amount) and amount > 0):
             raise BadInput("screen, budget", f"'{asked}'", "such as 1e12flops or 200000tokens")
         told = {unit: amount}
-    batch = document["data"]["batch"] * document["run"].get("accumulate", 1)
     match told:
         case {"flops": flops}:
             steps = flops / base.flops
         case {"tokens": tokens} if base.tokens:
             steps = math.ceil(tokens / base.tokens)
         case {"samples": samples}:
-            steps = math.ceil(samples / batch)
+            steps = math.ceil(samples / _samples_an_update(document))
         case {"steps": count}:
             steps = count
         case _:
@@ -236,13 +236,6 @@ def _budget(document: Mapping[str, Any], asked: str, base: Probe) -> tuple[float
                 "screen, budget", f"the recipe's budget in {said}", "one in tokens, steps, samples or FLOPs; or --budget 1e12flops"
             )
     return steps * base.flops, steps
-
-
-def _workers(asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        raise BadInput("screen, workers", str(asked), "at least 1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return asked or cores or 1
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -318,7 +311,7 @@ def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], 
     """Runs a phase's arms, or finds them done. {"values": arm -> [one a seed], "record": a study's record of it}."""
     named = names_of(arms)
     phase = Phase(
-        title=title, document=asked.document, arms=named, flops=share * asked.flops, metric=asked.metric,
+        document=asked.document, arms=named, flops=share * asked.flops, metric=asked.metric,
         lower_is_better=asked.lower_is_better,
     )  # fmt: skip
     folder = asked.out / name
@@ -343,23 +336,18 @@ def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], 
 def _combination(asked: Screen, outcomes: Sequence[Confirmed]) -> tuple[Candidate | None, list[dict[str, str]]]:
     """The methods that were better, best first, each added where it goes together with those before it; and what was tried."""
     tried: list[dict[str, str]] = []
+    together: Candidate | None = None
     better = [asked.candidates[c.name] for c in outcomes if (c.estimate or 0.0) > 0]
-    together = better[:1]
-    kept = _Probes(asked.out, asked.document)
+    kept = _Probes(asked.out, asked.document, _teller(asked.quiet))
+    parts = better[:1]
     for one in better[1:]:
-        made = combined([*together, one])
-        found = made if isinstance(made, str) else kept.of(made, asked.document, _teller(asked.quiet))
-        name = " + ".join(c.name for c in [*together, one])
-        if isinstance(found, str):
-            tried.append({"name": name, "refused": found})
-        else:
-            tried.append({"name": name, "refused": ""})
-            together = [*together, one]
-    if len(together) < 2:
-        return None, tried
-    made = combined(together)
-    assert isinstance(made, Candidate)
-    return made, tried
+        made = combined([*parts, one])
+        found = made if isinstance(made, str) else kept.of(made)
+        refused = found if isinstance(found, str) else ""
+        tried.append({"name": " + ".join(part.name for part in [*parts, one]), "refused": refused})
+        if not refused and isinstance(made, Candidate):
+            together, parts = made, [*parts, one]
+    return together, tried
 
 
 def _written(
@@ -370,14 +358,15 @@ def _written(
     rate = best[name][1] if name in best else 1.0
     made = BARE if winner is None else asked.candidates[name]
     phase = Phase(
-        title="winner", document=asked.document, arms={name: (made, rate)}, flops=asked.flops, metric=asked.metric,
+        document=asked.document, arms={name: (made, rate)}, flops=asked.flops, metric=asked.metric,
         lower_is_better=asked.lower_is_better,
     )  # fmt: skip
     document = phase.recipe(name, 0, None)
     document["run"] = {**asked.document["run"], "folder": "runs/winner"}
-    write_atomic(asked.out / "winner.toml", f"# {_said(asked, winner, rate)}\n{toml(document)}")
+    said = _said(asked, winner, rate)
+    write_atomic(asked.out / "winner.toml", f"# {said}\n{toml(document)}")
     report |= {
-        "schema": 1, "winner": None if winner is None else name, "winner_rate": rate, "said": _said(asked, winner, rate),
+        "schema": 1, "winner": None if winner is None else name, "winner_rate": rate, "said": said,
         "winner_recipe": str(asked.out / "winner.toml"), "metric": asked.metric, "lower_is_better": asked.lower_is_better,
         "parts": list(made.parts), "methods": [dict(table) for table in made.methods], "changes": dict(made.changes),
     }  # fmt: skip

@@ -53,7 +53,6 @@ class Phase:
     """What a phase runs, as its file says. document: the user's recipe with every default; arms: name -> (candidate, factor on
     the learning rate). flops: of each run. metric: "held-out/loss"."""
 
-    title: str
     document: Mapping[str, Any]
     arms: Mapping[str, tuple[Candidate, float]]
     flops: float
@@ -70,7 +69,7 @@ class Phase:
     def as_json(self) -> str:
         arms = {name: [candidate.as_dict(), factor] for name, (candidate, factor) in self.arms.items()}
         more = {"metric": self.metric, "lower_is_better": self.lower_is_better}
-        return json.dumps({"title": self.title, "document": self.document, "arms": arms, "flops": self.flops, **more}, indent=1)
+        return json.dumps({"document": self.document, "arms": arms, "flops": self.flops, **more}, indent=1)
 
     @classmethod
     def read(cls, path: Path) -> Phase:
