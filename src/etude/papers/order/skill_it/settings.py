@@ -11,12 +11,12 @@ from etude.errors import BadInput
 class Settings:
     """Of all three; the defaults are those of addition at cpu scale."""
 
-    vocab: int = 14
+    vocab: int = 44
     width: int = 64
     depth: int = 2
     heads: int = 4
     hidden: int | None = None
-    context: int = 20  # tokens
+    context: int = 12  # tokens
     tied: bool = False  # the head to the embedding
     init_std: float = 0.125  # 1 / sqrt(width): with 0.02 nothing was learnt in 600 steps
     # training

@@ -75,14 +75,13 @@ def paper_model(s: Settings) -> Transformer:
 
 # --- addition -----------------------------------------------------------------------------------------------------------
 def sums(pairs: np.ndarray, digits: int, place: int) -> Tensor:
-    """Rows [N, 4 digits + 2]: both summands, which place from the right is asked for, and the digit of a + b there. pairs: [N, 2].
+    """Rows [N, 2 digits + 2]: both summands, which place from the right is asked for, and the digit of a + b there. pairs: [N, 2].
 
-    Before each digit stands its place (ids from 10 on), as positions in a rotary model are relative.
+    A digit's token tells its place too, 10 * place + digit, as positions in a rotary model are relative.
     """
-    powers = 10 ** np.arange(digits - 1, -1, -1)
-    told = np.tile(np.arange(digits - 1, -1, -1) + 10, (len(pairs), 1))
-    a, b = (np.stack([told, pairs[:, k, None] // powers % 10], axis=-1).reshape(len(pairs), -1) for k in (0, 1))
-    asked = np.full((len(pairs), 1), 10 + place)
+    places = np.arange(digits - 1, -1, -1)
+    a, b = (pairs[:, k, None] // 10**places % 10 + 10 * places for k in (0, 1))
+    asked = np.full((len(pairs), 1), 10 * digits + place)
     answer = pairs.sum(1) // 10**place % 10
     return torch.from_numpy(np.concatenate([a, b, asked, answer[:, None]], axis=1).astype(np.int64))
 
