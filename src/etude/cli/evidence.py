@@ -53,9 +53,7 @@ def evidence(
         from etude.evidence import places, report
         from etude.papers.catalogue import cards
 
-        report.put_table(
-            into, report.verdict_table(places.find(), {slug: f"{slug} ({c.family})" for c in cards() for slug in c.study_slugs})
-        )
+        report.put_table(into, report.verdict_table(places.find(), {c.slug: f"{c.slug} ({c.family})" for c in cards()}))
         return
     asked = [name for name, given in (("--check", check), ("--verify", verify), ("--rejudge", rejudge), ("--redraw", redraw)) if given]
     if len(asked) > 1:
@@ -78,9 +76,10 @@ def _verify(paper: str, arm: str | None, seed: int | None, json: bool) -> None:
     from etude.evidence.verify import verify
 
     # By its slug: records are kept under slugs, and a number or another spelling is a name for one.
-    from etude.papers.catalogue import card, study_slug
+    from etude.papers.catalogue import card
 
-    result = verify(paper if card(paper).origin == "file" else study_slug(paper), arm=arm, seed=seed, quiet=json)
+    found = card(paper)
+    result = verify(paper if found.origin == "file" else found.slug, arm=arm, seed=seed, quiet=json)
     if json:
         print_json(asdict(result))
     else:
@@ -123,9 +122,9 @@ def _redraw(paper: str, json: bool) -> None:
 
 
 def _slugs(paper: str, place: Place) -> list[str]:
-    from etude.papers.catalogue import study_slug
+    from etude.papers.catalogue import card
 
-    return place.recorded() if paper == "all" else [study_slug(paper)]
+    return place.recorded() if paper == "all" else [card(paper).slug]
 
 
 def _check(smoke: bool, json: bool) -> None:
@@ -138,11 +137,10 @@ def _check(smoke: bool, json: bool) -> None:
     studies, result = [], []
     for c in cards():
         if c.state == "ready" and c.origin == "etude":
-            for slug in c.study_slugs:
-                try:
-                    studies.append(load_study(slug))
-                except BadInput as error:
-                    result.append(Standing(slug=slug, state="broken", findings=[str(error)]))
+            try:
+                studies.append(load_study(c.slug))
+            except BadInput as error:
+                result.append(Standing(slug=c.slug, state="broken", findings=[str(error)]))
     result += check(studies, smoke=smoke)
     if json:
         print_json([asdict(s) | {"sound": s.sound} for s in result])
@@ -165,7 +163,7 @@ def _recorded(json: bool) -> None:
     from etude.evidence.tables import Grid
     from etude.papers.catalogue import cards
 
-    found = {slug: standing(slug) for c in cards() if c.state == "ready" for slug in c.study_slugs}
+    found = {c.slug: standing(c.slug) for c in cards() if c.state == "ready"}
     kept = {slug: s for slug, s in found.items() if s is not None}
     if json:
         print_json([{"slug": slug, **asdict(s), **history(slug)} for slug, s in kept.items()])

@@ -31,8 +31,7 @@ def as_dict(card: Card) -> dict[str, Any]:
     found = standing(card.slug)
     evidence = None if found is None else {k: getattr(found, k) for k in ("verdict", "line", "scale", "seeds", "claims")}
     spent = tuning.load(places.find(), card.slug)
-    further = {slug: told and told.line for slug in card.study_slugs[1:] for told in [standing(slug)]}
-    more = {"evidence": evidence, "further_evidence": further, "tuning": spent and spent.as_dict(), "apply": lines(card)}
+    more = {"evidence": evidence, "tuning": spent and spent.as_dict(), "apply": lines(card)}
     return card.as_dict() | more | history(card.slug)
 
 
@@ -59,8 +58,7 @@ def print_page(card: Card) -> None:
             grid.add_row(f"[dim]{name}[/]", escape(value))
     out.print(grid)
     _print_lines(card)
-    for slug in card.study_slugs:
-        _print_evidence(card, slug)
+    _print_evidence(card)
 
 
 def _print_lines(card: Card) -> None:
@@ -71,11 +69,10 @@ def _print_lines(card: Card) -> None:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_evidence(card: Card, slug: str) -> None:
-    out, found, past = console(), standing(slug), history(slug)
+def _print_evidence(card: Card) -> None:
+    out, found, past = console(), standing(card.slug), history(card.slug)
     if found:
-        named = "" if slug == card.slug else f", {slug}"
-        out.print(f"\n[bold]Evidence{named}[/]  {colored(found.line)}")
+        out.print(f"\n[bold]Evidence[/]  {colored(found.line)}")
         grid = Grid("claim", "|verdict", "effect, with its interval")
         for claim in found.claims:
             said = claim_effect({"estimate": None, "interval": None} | claim, level=True)
@@ -84,14 +81,14 @@ def _print_evidence(card: Card, slug: str) -> None:
     out.print()
     if past["registered"] or past["attempts"]:
         out.print(f"registered: {past['registered'] or 'no'}; attempts: {past['attempts']}, of which abandoned: {past['abandoned']}")
-    if tuned := tuning.told(places.find(), slug):
+    if tuned := tuning.told(places.find(), card.slug):
         out.print(escape(tuned))
     for plot in past["plots"]:
         out.print(f"plot: {plot}", soft_wrap=True)
     if card.state == "ready":
-        where = card.module if card.origin == "file" else slug
+        where = card.module if card.origin == "file" else card.slug
         out.print(f"Run it: [bold]etude run {escape(where)} --scale smoke[/]" + ("" if found else "  (nothing on record yet)"))
-    elif slug == card.slug:
+    else:
         out.print("Planned, not yet here.")
 
 

@@ -32,9 +32,7 @@ def demo(
 
 
 def run(
-    paper: Annotated[
-        str, typer.Argument(metavar="PAPER", help="A slug (SLUG.NAME: a further study), a number, or a file of yours that defines STUDY.")
-    ],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, its number, or a file of yours that defines STUDY.")],
     scale: Annotated[
         str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
     ] = "quick",
@@ -64,7 +62,7 @@ def run(
     from etude.evidence.runner import run_study
 
     found = card(paper)
-    word = found.module if found.origin == "file" else study.slug
+    word = found.module if found.origin == "file" else found.slug
     run_study(word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
 
 

@@ -60,20 +60,13 @@ def study_from_file(path: str) -> Study:
 
 
 def reference_of(study: Study) -> Reference | None:
-    """How another process finds a study given as an object; None where it cannot be told (it is nobody's `STUDY`, nor in `STUDIES`).
+    """How another process finds a study given as an object; None where it cannot be told (it is nobody's `STUDY`).
 
     A study of the catalogue, or of an installed package, is found under its slug; one from a single file by that file.
     """
     for module in list(sys.modules.values()):
-        own = [vars(module).get("STUDY"), *_further(module)]
-        if any(told is study for told in own) and getattr(module, "__file__", None):
+        if vars(module).get("STUDY") is study and getattr(module, "__file__", None):
             file = Path(str(module.__file__)).resolve()
             packaged = file.name == "__init__.py" or (file.parent / "__init__.py").is_file()
             return Reference(study.slug) if packaged else Reference(str(file), FILE)
     return None
-
-
-def _further(module: object) -> list[object]:
-    """The further studies of a paper's module."""
-    told = vars(module).get("STUDIES")
-    return list(told.values()) if isinstance(told, dict) else []

@@ -30,7 +30,6 @@ class Card:
     authors_code: "owner/name" on GitHub, empty where none was found.
     use:          "method" or "model", what the module has for a run of one's own; empty for neither. settings: lines of its table in a
                   recipe, as an example; needs: what else it asks for ("domains" of the data); python: the lines that train a model.
-    studies:      names of the paper's further studies, each registered and recorded by itself as SLUG.NAME (docs/decisions/0010).
     earliest_rung: of a screen's selection: the method pays late, and is not dropped before this rung.
     number:       in the list of 87; 0 for papers of other packages and files.
     module:       import name, or a file's path; origin: "etude", the distribution's name or "file".
@@ -55,7 +54,6 @@ class Card:
     settings: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     python: str = ""
-    studies: tuple[str, ...] = ()
     earliest_rung: int = 0
     module: str = ""
     origin: str = "etude"
@@ -66,11 +64,6 @@ class Card:
     def state(self) -> str:
         """ "ready", "planned" or "broken"."""
         return "broken" if self.problem else "ready" if self.ready else "planned"
-
-    @property
-    def study_slugs(self) -> tuple[str, ...]:
-        """Of all its studies, the one that bears the paper's own slug first."""
-        return (self.slug, *(f"{self.slug}.{name}" for name in self.studies))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every field, tuples as lists, and the state."""

@@ -51,9 +51,7 @@ def cards() -> tuple[Card, ...]:
 
 
 def card(slug: str, *, to_run: bool = False) -> Card:
-    """The card of a paper (or of one of its studies, SLUG.NAME), or of a method's file given by path.
-
-    Raises BadInput ("did you mean") if there is none.
+    """The card of a paper, or of a method's file given by path. Raises BadInput ("did you mean") if there is none.
 
     to_run: whether the paper is to be run, so that one that can be is proposed first.
     """
@@ -63,8 +61,6 @@ def card(slug: str, *, to_run: bool = False) -> Card:
     found = known.get(slug) or known.get(slug.lower().replace("_", "-"))
     if found is None and slug.isdigit():
         found = next((c for c in _own() if c.number == int(slug)), None)
-    if found is None:
-        found = next((c for c in known.values() if slug in c.study_slugs), None)
     if found is None:
         raise _unknown(slug, known, to_run)
     return found
@@ -84,14 +80,8 @@ def ready(slug: str) -> bool:
     return card(slug).state == "ready"
 
 
-def study_slug(name: str) -> str:
-    """The slug that the study of this name is registered and recorded under: the paper's, or SLUG.NAME. Raises BadInput as `card`."""
-    found = card(name)
-    return name if name in found.study_slugs else found.slug
-
-
 def load_study(name: str) -> Any:
-    """The `Study` of a paper, one of its further studies, or that of a file: see `etude.papers.loading.load_study`."""
+    """The `Study` of a paper or file: see `etude.papers.loading.load_study`."""
     # Imported by name: a plain import would tie this module to torch and numpy, which it promises to do without.
     return import_module("etude.papers.loading").load_study(name)
 

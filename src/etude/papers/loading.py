@@ -26,22 +26,19 @@ from etude.papers.suggesting import Facts, Suggestion
 
 @typed("etude.study, ")
 def load_study(name: str) -> Study:
-    """The study of a paper (slug) or of a single file (path); SLUG.NAME is a further study that the paper's card names.
+    """The study of a paper (slug) or of a single file (path).
 
-    A further study is `STUDIES[NAME]` of the paper's module. Raises BadInput if the paper is unknown, planned or out of order, if its
-    module cannot be imported or has no such study, or if the study's slug is not the one on the card.
+    Raises BadInput if the paper is unknown, planned or out of order, if its module cannot be imported or has no `STUDY`, or
+    if the study's slug is not the card's.
     """
     found = card(name, to_run=True)
     module = load_module(found)
-    slug = name if name in found.study_slugs else found.slug
-    part = slug.removeprefix(found.slug).removeprefix(".")
-    what = f'STUDIES["{part}"]' if part else "STUDY"
-    study = getattr(module, "STUDIES", {}).get(part) if part else getattr(module, "STUDY", None)
+    study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
-        kind = f"no {what}" if study is None else f"a {what} that is {shown(study)}"
-        raise BadInput(found.module, kind, f"{what}, an etude.evidence.study.Study")
-    if study.slug != slug:
-        raise BadInput(f"{found.module}, {what}.slug", f"'{study.slug}'", f"'{slug}', as on its card")
+        kind = "no STUDY" if study is None else f"a STUDY that is {shown(study)}"
+        raise BadInput(found.module, kind, "STUDY, an etude.evidence.study.Study")
+    if study.slug != found.slug:
+        raise BadInput(f"{found.module}, STUDY.slug", f"'{study.slug}'", f"'{found.slug}', as on its card")
     return study
 
 
