@@ -10,19 +10,14 @@ A is learnt by short runs before the first update, or given; L is measured on sa
     etude.train(model, data, methods=[SkillIt(graph="pairs", eta=0.5, update_every=100, probe_steps=100)])
 
 Targets alone count with `targets=["code"]` (fine-tuning); domains that are only measured are `untrained`. In a recipe: `use = "skill-it"`.
-Three studies: sums asked digit by digit (`skill-it`), LEGO chains from a base that knows the first variables (`skill-it.lego`), and
-genres of a corpus (`skill-it.genres`).
+The study draws sums asked digit by digit, LEGO chains from a base that knows their first variables, and genres of a corpus.
 Source: Chen et al. 2023, arXiv 2307.14430; authors' code HazyResearch/skill-it at 807b3bf.
 Scaled down: networks of 0.1M parameters from scratch instead of 125M pretrained ones, for a few hundred steps. It still tests the claim,
 which is about how samples are shared out among skills of one data set.
 """
 
-from etude.papers.order.skill_it.genres import GENRES
-from etude.papers.order.skill_it.lego import LEGO
 from etude.papers.order.skill_it.method import SkillIt
 from etude.papers.order.skill_it.mixture import by_gains, by_pairs, mixture, windowed
 from etude.papers.order.skill_it.study import STUDY
 
-STUDIES = {"lego": LEGO, "genres": GENRES}
-
-__all__ = ["STUDIES", "STUDY", "SkillIt", "by_gains", "by_pairs", "mixture", "windowed"]
+__all__ = ["STUDY", "SkillIt", "by_gains", "by_pairs", "mixture", "windowed"]

@@ -1,4 +1,4 @@
-"""Figures of the three studies: the mixture over time, and the graph."""
+"""Figures: the mixture over time, and the graph."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def mixture_of(arm: str) -> Plot:
 
     def draw(axes: Any, record: Mapping[str, Any]) -> None:
         told = record["arms"].get(arm, {"curves": {}})["curves"]
-        names = [name for name in told if name.startswith("share, ")]
+        names = [name for name in told if "share, " in name]
         for place, name in enumerate(names):
             x, shares = np.array(told[name][0][0]), np.array([y for _, y in told[name]])
             style = {"color": COLORS[place % len(COLORS)], "linestyle": ("-", "--", ":")[place // len(COLORS) % 3]}
-            axes.step(x, shares.mean(0), where="post", linewidth=1.6, label=name.removeprefix("share, ").removesuffix(" / steps"), **style)
+            axes.step(x, shares.mean(0), where="post", linewidth=1.6, label=name.partition("share, ")[2].removesuffix(" / steps"), **style)
         axes.set(xlabel="step", ylabel="share of the draws", ylim=(0, 1))
         if names:
             axes.legend(frameon=False, fontsize=7, ncols=2 if len(names) > 6 else 1)
@@ -33,10 +33,10 @@ def graph_of(arm: str) -> Plot:
 
     def draw(axes: Any, record: Mapping[str, Any]) -> None:
         told = record["arms"].get(arm, {"metrics": {}})["metrics"]
-        cells = {name: values for name, values in told.items() if name.startswith("graph, row ")}
+        cells = {name: values for name, values in told.items() if "graph, row " in name}
         if not cells:
             return
-        places = {name: tuple(int(part.split()[-1]) - 1 for part in name.split(", ")[1:]) for name in cells}
+        places = {name: tuple(int(part.split()[-1]) - 1 for part in name.split(", ")[-2:]) for name in cells}
         size = np.array(list(places.values())).max(0) + 1
         mean = np.zeros(size)
         for name, values in cells.items():

@@ -35,7 +35,7 @@ def mixture(graph: np.ndarray, losses: np.ndarray, eta: float) -> np.ndarray:
 
 
 def windowed(checks: Sequence[np.ndarray], window: int, mean: bool = False) -> np.ndarray:
-    """[M] of the last `window` checks [M] each: their sum, or their mean (theirs where a target is set); 1 before the first."""
+    """[M] of the last `window` checks [M] each: their sum, or their mean (theirs where targets are set)."""
     if not len(checks):
         raise BadInput("checks", "none", "at least one")
     last = np.stack(checks[-window:])
@@ -77,9 +77,12 @@ def checked(graph: Any, trained: int, measured: int) -> np.ndarray:
     return array
 
 
-def shuffled(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The control: the same weights off the diagonal of a square graph, at other places."""
-    places = np.flatnonzero(~np.eye(len(graph), dtype=bool))
-    mixed = graph.copy().reshape(-1)
-    mixed[places] = rng.permutation(mixed[places])
-    return mixed.reshape(graph.shape)
+def exchanged(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The control: the graph's rows at other places, none at its own, so that a skill is drawn by what another one helps.
+
+    It differs from the graph even where no skill helps another, which edges moved off the diagonal would not.
+    """
+    order = rng.permutation(len(graph))
+    places = np.empty_like(order)
+    places[order] = np.roll(order, 1)  # one cycle through all of them
+    return graph[places]

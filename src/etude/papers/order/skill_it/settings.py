@@ -1,4 +1,4 @@
-"""Sizes and hyper-parameters of the three studies, for each scale."""
+"""Sizes and hyper-parameters of the three testbeds, for each scale."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from etude.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Of all three; the defaults are those of addition at cpu scale."""
+class BedSettings:
+    """Of all three testbeds; the defaults are those of addition at cpu scale."""
 
     vocab: int = 44
     width: int = 64
@@ -21,7 +21,7 @@ class Settings:
     init_std: float = 0.125  # 1 / sqrt(width): with 0.02 nothing was learnt in 600 steps
     # training
     batch: int = 128
-    steps: int = 400
+    steps: int = 600
     lr: float = 3e-3
     muon_lr: float = 0.0  # of the hidden matrices, by Muon; 0: AdamW for all
     warmup: float = 0.05  # share of the steps
@@ -30,8 +30,8 @@ class Settings:
     # Skill-It
     eta: float = 0.5
     window: int = 3  # checks
-    update_every: int = 40  # steps
-    checks: int = 1  # between two updates of the mixture
+    update_every: int = 60  # steps
+    checks: int = 3  # between two updates of the mixture
     held: int = 64  # samples of each skill that the mixture is steered by
     probes: str = "pairs"  # how the graph is learnt
     probe_steps: int = 80
@@ -41,8 +41,9 @@ class Settings:
     evaluations: int = 20
 
     def __post_init__(self) -> None:
-        if self.update_every % self.checks or self.steps % (self.update_every // self.checks):
-            raise BadInput("settings.update_every", repr(self.update_every), f"a multiple of checks, whose parts divide {self.steps} steps")
+        if self.update_every % self.checks or self.steps % self.stretch:
+            expected = f"a multiple of checks ({self.checks}), whose parts divide {self.steps} steps"
+            raise BadInput("settings, update_every", repr(self.update_every), expected)
 
     @property
     def stretch(self) -> int:
@@ -51,18 +52,20 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdditionSettings(Settings):
+class AdditionSettings(BedSettings):
     digits: int = 4  # of both summands; a skill for each digit of the sum from the right, the last carry left out
     pool: int = 30_000  # training pairs, of which every skill asks
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.skew) != self.digits:
-            raise BadInput("settings.skew", f"{len(self.skew)} numbers", f"{self.digits}, one a skill")
+        _check_skew(self.skew, self.digits)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LegoSettings(Settings):
+class LegoSettings(BedSettings):
+    vocab: int = 30
+    depth: int = 3
+    context: int = 20
     variables: int = 4  # of a chain; the skill is which of them is asked
     pool: int = 20_000  # training chains of each skill
     base_skills: int = 2  # first ones, that the base is taught
@@ -72,13 +75,36 @@ class LegoSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.skew) != self.variables:
-            raise BadInput("settings.skew", f"{len(self.skew)} numbers", f"{self.variables}, one a skill")
+        _check_skew(self.skew, self.variables)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenreSettings(Settings):
+class GenreSettings(BedSettings):
     """skew is not used: the random arm draws windows as the corpus has them."""
 
+    vocab: int = 256
+    context: int = 64
+    batch: int = 16
+    skew: tuple[float, ...] = ()
+    eta: float = 0.2
+    probes: str = "alone"
+    probe_steps: int = 40
+    held: int = 32
+    num_test: int = 60
+    evaluations: int = 8
     corpus: str = "brown"
-    genres: tuple[str, ...] = ()  # of its domains; all where none is named
+    genres: tuple[str, ...] = ("reportage", "religion", "learned", "science fiction", "romance", "humour")  # all where none is named
+
+
+def _check_skew(skew: tuple[float, ...], skills: int) -> None:
+    if len(skew) != skills:
+        raise BadInput("settings, skew", f"{len(skew)} numbers", f"{skills}, one a skill")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The study's: a testbed each."""
+
+    addition: AdditionSettings
+    lego: LegoSettings
+    genres: GenreSettings

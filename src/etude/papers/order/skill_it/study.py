@@ -1,74 +1,114 @@
-"""The primary study: sums asked digit by digit, the same training with the digits drawn in different ways."""
+"""The study: the same training on the same data, its skills drawn in different ways.
+
+Three testbeds: sums asked digit by digit (the primary claim), LEGO chains from a base that was taught their first variables, and genres of
+a corpus. Arms of the last two measure under names of their own.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from etude.evidence.claims import Better, Ratio
-from etude.evidence.study import Plot, Scale, Study
-from etude.papers.order.skill_it.arms import Way, arm
+from etude.evidence.claims import Better, Claim, Equivalent, Ratio
+from etude.evidence.study import Arm, Plot, Scale, Study
+from etude.papers.order.skill_it.arms import PREFIX, Way, arm
 from etude.papers.order.skill_it.figures import graph_of, mixture_of
-from etude.papers.order.skill_it.settings import AdditionSettings
-from etude.papers.order.skill_it.sources import CODE, DEVIATIONS, NETWORK, PARAMETERS, common
-from etude.papers.order.skill_it.testbeds import addition, paper_model
+from etude.papers.order.skill_it.paper import DEVIATIONS, PAPER, PARAMETERS, SOURCES
+from etude.papers.order.skill_it.settings import AdditionSettings, GenreSettings, LegoSettings, Settings
+from etude.papers.order.skill_it.testbeds import paper_model
 
-CPU = AdditionSettings()
-QUICK = replace(CPU, steps=200, update_every=20, probe_steps=20, num_test=200, evaluations=10)
-SMOKE = replace(
-    QUICK, digits=2, vocab=22, skew=(1, 3), pool=300, width=16, init_std=0.25, depth=1, heads=2, batch=16, steps=12, update_every=4,
-    probe_steps=3, held=8, num_test=20, evaluations=3,
+CPU = Settings(addition=AdditionSettings(), lego=LegoSettings(), genres=GenreSettings())
+QUICK = replace(CPU, addition=replace(CPU.addition, steps=300, update_every=30, evaluations=10))
+SHORT: dict[str, Any] = {"width": 16, "init_std": 0.25, "depth": 1, "heads": 2, "steps": 12, "evaluations": 3, "probe_steps": 2, "held": 8}
+SMOKE = Settings(
+    addition=replace(CPU.addition, **SHORT, digits=2, vocab=22, skew=(1, 3), pool=300, batch=16, update_every=4, checks=2, num_test=20),
+    lego=replace(
+        CPU.lego, **SHORT, variables=3, skew=(1, 3, 5), pool=120, batch=16, base_batch=16, base_steps=4, update_every=4, checks=2,
+        num_test=20,
+    ),
+    genres=replace(CPU.genres, **SHORT, corpus="sample+code", genres=(), context=16, batch=4, update_every=4, checks=2, num_test=8),
 )  # fmt: skip
 
-RANDOM, EVEN, SKILL_IT = "random", "stratified", "skill-it"
-EQUAL = ("train.samples",)
+RANDOM, EVEN, SKILL_IT, IDENTITY, EXCHANGED = "random", "stratified", "skill-it", "identity graph", "exchanged graph"
+FURTHER = ("smoke", "cpu")
+"""Where all but the primary claim's arms run: a quick study has no time for more."""
 
 
-def _better(text: str, baseline: str, metric: str = "area", primary: bool = False, equal: tuple[str, ...] = EQUAL) -> Better:
-    return Better(text=text, arm=SKILL_IT, baseline=baseline, metric=metric, lower_is_better=False, d=0.02, equal=equal, primary=primary)
+def on_addition() -> dict[str, Arm]:
+    return {
+        RANDOM: arm("addition", Way(kind="natural"), "digits drawn as skewed data has them, 1:1:3:5"),
+        EVEN: arm("addition", Way(kind="even"), "digits drawn evenly"),
+        SKILL_IT: arm("addition", Way(kind="learnt"), "drawn by losses and the graph learnt by pairs"),
+        IDENTITY: arm("addition", Way(kind="identity"), "drawn by each digit's own loss"),
+        EXCHANGED: arm("addition", Way(kind="exchanged"), "the learnt graph, each digit with another one's row"),
+        "random, steeper": arm("addition", Way(kind="steeper"), "digits drawn 1:2:4:8", scales=FURTHER),
+        "curriculum": arm("addition", Way(kind="in order"), "from the last digit to the first, then all evenly", scales=FURTHER),
+        "anti-curriculum": arm("addition", Way(kind="in reverse"), "from the first digit to the last, then all evenly", scales=FURTHER),
+        "stratified, longer": arm(
+            "addition", Way(kind="even", longer=True), "evenly, for as many more samples as graph and checks cost", scales=FURTHER
+        ),
+    }
 
 
-CLAIMS = (
-    _better("Over the whole run, accuracy over all digits is higher with Skill-It than with digits drawn as skewed data has them", RANDOM,
-            primary=True),
-    _better("At the end too", RANDOM, "accuracy"),
+def on(bed: str, what: str, metrics: tuple[str, ...], failure: float) -> dict[str, Arm]:
+    """Four arms of another testbed, which measure these metrics. what: its skills."""
+    own: dict[str, Any] = {"scales": FURTHER, "instead": metrics, "failure": dict.fromkeys(metrics, failure)}
+    return {
+        f"{PREFIX[bed]}{name}": arm(bed, Way(kind=kind), about, **own)
+        for name, kind, about in (
+            (RANDOM, "natural", f"{what} drawn as the data has them"),
+            (EVEN, "even", f"{what} drawn evenly"),
+            (SKILL_IT, "learnt", "drawn by losses and the learnt graph"),
+            (IDENTITY, "identity", "drawn by each one's own loss"),
+        )
+    }
+
+
+ARMS = {
+    **on_addition(),
+    **on("lego", "variables", ("LEGO area", "LEGO accuracy"), 0.5),
+    **on("genres", "genres", ("genre loss",), 5.545),
+}
+
+
+def better(text: str, baseline: str, metric: str = "area", *, arm: str = SKILL_IT, d: float = 0.02, **more: Any) -> Better:
+    more = {"lower_is_better": False, "equal": ("train.samples",), **more}
+    return Better(text=text, arm=arm, baseline=baseline, metric=metric, d=d, **more)
+
+
+LEGO, GENRES = PREFIX["lego"] + SKILL_IT, PREFIX["genres"] + SKILL_IT
+CLAIMS: tuple[Claim, ...] = (
+    better("Over the whole run, accuracy over all digits is higher with Skill-It than drawn as skewed data has them", RANDOM, primary=True),
+    better("At the end too", RANDOM, "accuracy"),
     Ratio(
         text="It is where skewed draws end in fewer steps (1.1 times)", arm=SKILL_IT, baseline=RANDOM, curve="accuracy / steps",
-        lower_is_better=False, d=0.1, equal=EQUAL,
+        lower_is_better=False, d=0.1, equal=("train.samples",),
     ),
-    _better("Over the whole run it beats digits drawn evenly", EVEN),
-    _better("It beats them too when they train on for what the graph and the checks cost, at the end", "stratified, longer", "accuracy",
-            equal=("samples",)),
-    _better("Over the whole run the learnt graph beats none (each digit drawn by its own loss)", "identity graph"),
-    _better("Over the whole run the learnt graph beats the same edges at other places (the control)", "shuffled graph"),
-    _better("Over the whole run it beats digits in order, the last one first", "curriculum"),
-    _better("Over the whole run it beats digits in order, the first one first", "anti-curriculum"),
+    better("Over the whole run it beats digits drawn evenly", EVEN),
+    better("At the end it beats them too when they train on for what graph and checks cost", "stratified, longer", "accuracy",
+           equal=("samples",)),
+    better("Over the whole run the learnt graph beats none (each digit drawn by its own loss)", IDENTITY),
+    better("Over the whole run it beats the same graph with its rows exchanged (the control)", EXCHANGED),
+    better("Over the whole run it beats digits in order, the last one first", "curriculum"),
+    better("On LEGO chains accuracy is higher over the whole run than drawn as skewed data has the variables", "LEGO random", "LEGO area",
+           arm=LEGO),
+    better("On LEGO chains it beats variables drawn evenly", "LEGO stratified", "LEGO area", arm=LEGO),
+    better("On LEGO chains the learnt graph beats none", "LEGO identity graph", "LEGO area", arm=LEGO),
+    better("Over genres of a corpus the held-out loss, mean over genres, ends lower than drawn as the corpus has them", "genre random",
+           "genre loss", arm=GENRES, d=0.01, lower_is_better=True),
+    Equivalent(
+        text="Where every genre helps every other it makes no difference: it ends as genres drawn evenly do", arm=GENRES,
+        baseline="genre stratified", metric="genre loss", d=0.01, equal=("train.samples",),
+    ),
 )  # fmt: skip
-
-PAPER = AdditionSettings(
-    **NETWORK, digits=3, skew=(13, 14, 18), pool=192_000, context=128, batch=32, steps=6_000, lr=5e-5, warmup=50 / 6_000, eta=0.1,
-    update_every=1_200, checks=24, held=100, probe_steps=6_000, margin=0.0, num_test=100, evaluations=120,
-)  # fmt: skip
-SOURCES = common("scripts/addition/pt/skillit.sh") | {
-    "digits": f"{CODE}, scripts/addition/pt: k 3",
-    "pool": "every step's samples are new: 6,000 of 32",
-}
 
 STUDY = Study(
     slug="skill-it",
-    arms={
-        RANDOM: arm(addition, Way(kind="natural"), "digits drawn as skewed data has them, 1:1:3:5"),
-        EVEN: arm(addition, Way(kind="even"), "digits drawn evenly"),
-        SKILL_IT: arm(addition, Way(kind="learnt"), "drawn by losses and the graph learnt by pairs"),
-        "identity graph": arm(addition, Way(kind="identity"), "drawn by each digit's own loss"),
-        "shuffled graph": arm(addition, Way(kind="shuffled"), "the learnt graph's edges at other places"),
-        "curriculum": arm(addition, Way(kind="in order"), "from the last digit to the first, then all evenly"),
-        "anti-curriculum": arm(addition, Way(kind="in reverse"), "from the first digit to the last, then all evenly"),
-        "stratified, longer": arm(addition, Way(kind="even", longer=True), "evenly, for as many more samples as graph and checks cost"),
-    },
+    arms=ARMS,
     scales={
-        "smoke": Scale(settings=SMOKE, seeds=2, size="3k parameters / 192 sums"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 26k sums"),
-        "cpu": Scale(settings=CPU, seeds=5, size="0.1M parameters / 51k sums"),
+        "smoke": Scale(settings=SMOKE, seeds=2, size="4k parameters / 192 sums"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 38k sums"),
+        "cpu": Scale(settings=CPU, seeds=5, size="0.1M parameters / 64k sums"),
         "paper": Scale(settings=PAPER, seeds=5, size="125M parameters / 192k sums", sources=SOURCES),
     },
     claims=CLAIMS,
@@ -79,20 +119,20 @@ STUDY = Study(
         Plot(title="Accuracy over all digits, at equal samples", kind="curve", curve="accuracy / steps"),
         *(
             Plot(title=f"Accuracy of digit {k} from the right", kind="curve", curve=f"accuracy, digit {k} / steps")
-            for k in range(1, CPU.digits + 1)
+            for k in range(1, CPU.addition.digits + 1)
         ),
-        *(mixture_of(name) for name in (SKILL_IT, "identity graph", "shuffled graph")),
+        *(mixture_of(name) for name in (SKILL_IT, IDENTITY, EXCHANGED)),
         graph_of(SKILL_IT),
+        Plot(title="LEGO chains: accuracy over all variables, at equal samples", kind="curve", curve="LEGO accuracy / steps"),
+        mixture_of(LEGO),
+        graph_of(LEGO),
+        Plot(title="Genres: held-out loss, mean over genres", kind="curve", curve="genre loss / steps"),
+        Plot(title="Genres: held-out loss at the end", kind="bars", metric="genre loss"),
+        mixture_of(GENRES),
+        graph_of(GENRES),
     ),
-    deviations=(
-        ("model", "GPT-Neo-125M, pretrained", "0.1M, from scratch", "runs on two cores", "no order of skills is known beforehand"),
-        ("loss", "of every token of a sum, as text", "of the answer's digit alone", "the other tokens are random", "faster for all"),
-        ("sums", "three digits as text", "four digits, a digit's token tells its place too", "positions are relative in our network",
-         "faster for all"),
-        ("random data", "digits 13:14:18", "1:1:3:5", "more room between random and even draws", "a larger gain over random"),
-        ("curriculum", "by the pretrained model's losses", "by the place of the digit", "at the start all losses are alike", "small"),
-        *DEVIATIONS,
-    ),
+    data=("brown",),
+    deviations=DEVIATIONS,
     paper_size="125M / 192k sums",
     failure={"accuracy": 0.1, "area": 0.1},
     build_paper_model=paper_model,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from etude.errors import one_of
 from etude.learn.language import PerDomainLoss
 from etude.learn.warmstart import warm_start
 from etude.nn.transformer import Transformer, TransformerConfig
-from etude.papers.order.skill_it.settings import AdditionSettings, GenreSettings, LegoSettings, Settings
+from etude.papers.order.skill_it.settings import AdditionSettings, BedSettings, GenreSettings, LegoSettings, Settings
 
 LEGO_WORDS = (*"abcdefghijklmnopqrstuvwxyz", "val", "not", "0", "1")
 LEGO_IDS = {word: i for i, word in enumerate(LEGO_WORDS)}
@@ -62,7 +64,7 @@ def answered(rows: Tensor) -> TensorSource:
     return TensorSource(tokens=rows, loss_mask=mask)
 
 
-def model_config(s: Settings) -> TransformerConfig:
+def model_config(s: BedSettings) -> TransformerConfig:
     return TransformerConfig(
         vocab=s.vocab, width=s.width, depth=s.depth, heads=s.heads, hidden=s.hidden, context=s.context,
         tied=s.tied, init_std=s.init_std,
@@ -70,7 +72,8 @@ def model_config(s: Settings) -> TransformerConfig:
 
 
 def paper_model(s: Settings) -> Transformer:
-    return Transformer(model_config(s))
+    """Of addition, as of all three."""
+    return Transformer(model_config(s.addition))
 
 
 # --- addition -----------------------------------------------------------------------------------------------------------
@@ -192,3 +195,7 @@ class GenreLoss:
     def __call__(self, model: nn.Module) -> Metrics:
         found = self.each(model)
         return {f"loss/{name}": value for name, value in found.items()} | {"loss": float(np.mean(list(found.values())))}
+
+
+BEDS: dict[str, Callable[[Any, int], Testbed]] = {"addition": addition, "lego": lego, "genres": genres}
+"""Each makes the testbed of a seed from its own settings, which bear its name in the study's."""
