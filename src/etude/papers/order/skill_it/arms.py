@@ -36,8 +36,9 @@ HELD = ("skill-it", "held")
 class Way:
     """How an arm draws.
 
-    kind:   "natural" (as the data has the skills), "steeper" (each twice as often as the one before), "even", "in order" and "in reverse" (one skill after another, then all), or of
-            Skill-It, by its graph: "learnt", "identity", "exchanged" (the learnt one with its rows at others' places).
+    kind:   "natural" (as the data has the skills), "steeper" (each twice as often as the one before), "even", "in order" and "in
+            reverse" (one skill after another, then all), or of Skill-It, by its graph: "learnt", "identity", "exchanged" (the learnt one
+            with its rows at others' places).
     longer: trains on for as many more samples as the learnt graph and the checks cost.
     """
 

@@ -21,17 +21,17 @@ class BedSettings:
     init_std: float = 0.125  # 1 / sqrt(width): with 0.02 nothing was learnt in 600 steps
     # training
     batch: int = 128
-    steps: int = 600
-    lr: float = 3e-3
-    muon_lr: float = 0.0  # of the hidden matrices, by Muon; 0: AdamW for all
+    steps: int = 500
+    lr: float = 3e-3  # of AdamW, for all but the hidden matrices
+    muon_lr: float = 1e-2  # of Muon, for the hidden matrices; 0: AdamW for all
     warmup: float = 0.05  # share of the steps
     weight_decay: float = 0.01
     skew: tuple[float, ...] = (1, 1, 3, 5)  # of the skills, in data as it is found: the random arm
     # Skill-It
     eta: float = 0.5
     window: int = 3  # checks
-    update_every: int = 60  # steps
-    checks: int = 3  # between two updates of the mixture
+    update_every: int = 50  # steps
+    checks: int = 5  # between two updates of the mixture
     held: int = 64  # samples of each skill that the mixture is steered by
     probes: str = "pairs"  # how the graph is learnt
     probe_steps: int = 80
@@ -65,11 +65,13 @@ class AdditionSettings(BedSettings):
 class LegoSettings(BedSettings):
     vocab: int = 30
     depth: int = 3
-    context: int = 20
-    variables: int = 4  # of a chain; the skill is which of them is asked
+    context: int = 16
+    steps: int = 400
+    skew: tuple[float, ...] = (1, 3, 5)
+    variables: int = 3  # of a chain; the skill is which of them is asked
     pool: int = 20_000  # training chains of each skill
     base_skills: int = 2  # first ones, that the base is taught
-    base_steps: int = 600
+    base_steps: int = 800
     base_batch: int = 128
     base_lr: float = 1e-2
 
@@ -85,8 +87,11 @@ class GenreSettings(BedSettings):
     vocab: int = 256
     context: int = 64
     batch: int = 16
+    steps: int = 400
     skew: tuple[float, ...] = ()
     eta: float = 0.2
+    update_every: int = 40
+    checks: int = 1
     probes: str = "alone"
     probe_steps: int = 40
     held: int = 32
