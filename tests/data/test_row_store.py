@@ -67,7 +67,7 @@ def test_files_of_every_form_hold_the_same_rows(tmp_path):
     ("content", "message"),
     [
         (b'{"text": "a"}\n{"text": \n', "r.jsonl, line 2: found no JSON"),
-        (b'{"text": "a"}\n\n[1]\n', "r.jsonl, line 3: found a list, expected a JSON object"),
+        (b'{"text": "a"}\n\n[1]\n', "r.jsonl, line 3: found a list, expected one JSON object a line, not one list"),
         (b'{"text": "\xff"}\n', r"line 1: found a byte that is not UTF-8 \(0xff, byte 11"),
         (b"\n", "found no rows"),
     ],

@@ -152,7 +152,7 @@ def test_where_a_run_is_computed_may_change(here):
 def test_errors_name_the_recipe_and_the_key(here, capsys):
     for changes, message in (
         (["methods=[{use='stacking', at='x'}]"], "error: command line, methods.0.at: found 'x', expected a number"),
-        (["model.heads=3"], "error: command line, model.heads: found 3, expected a number that divides"),
+        (["model.heads=3"], "error: r.toml, model.width and command line, model.heads: found 8 and 3, expected"),
         (["data.text=none.txt"], "error: none.txt: found no such file"),
         (["sampler.kind=online"], "error: command line, sampler.kind: found 'online'"),
     ):

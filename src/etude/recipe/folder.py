@@ -19,8 +19,11 @@ from etude.recipe.writing import plain
 
 M = TypeVar("M", bound=nn.Module)
 RECIPE_FILE, TOKENIZER_FILE, DATA_FILE = "recipe.toml", "tokenizer.json", "data.json"
-FREE = ("run.folder", "run.device", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers")
-"""What may differ on resume: where a run is computed and kept, not what is computed."""
+FREE = (
+    "run.folder", "run.device", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "objective.verifier_seconds",
+    "evaluate.verifier.seconds",
+)  # fmt: skip
+"""What may differ on resume: where a run is computed and kept, and how long is waited there, not what is computed."""
 
 
 def check_recipe(recipe: Recipe, places: Places) -> None:

@@ -20,10 +20,13 @@ from etude.data.row_files import RowFile, row_file
 from etude.data.row_kinds import COLUMNS
 from etude.data.row_store import RowStore
 from etude.engine.checkpoint import write_atomic
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.generate.hub import locate
+from etude.recipe.build import Resolve, no_models
 from etude.recipe.config import parse
-from etude.recipe.prompts import Asker, levels_of, row_problems, task_of, task_problems
+from etude.recipe.continued import begun_from
+from etude.recipe.models import Models
+from etude.recipe.prompts import levels_of, row_problems, task_of, task_problems
 from etude.recipe.rows import Reader, parted_samples, read_rows, reader_of
 from etude.recipe.verifiers import verifier_of
 
@@ -50,6 +53,7 @@ WORDS = {
     "preference": "preferences, the chosen rather than the rejected completion is learnt (DPO)",
     "prompt": "prompts, the model answers them and learns from what a verifier pays (GRPO)",
 }
+SECONDS = "verifier_seconds = 30.0  # most that one call may take; assumed"
 RESPONSE = 256
 """Most tokens of a response that is proposed; assumed."""
 
@@ -76,17 +80,19 @@ class Started:
 
 def started(
     model: str, data: str | None = None, out: Path | None = None, *, revision: str | None = None, verifier: str | None = None,
-    task: str | None = None,
+    task: str | None = None, resolve: Resolve = no_models, models: Models = no_models,
 ) -> Started:  # fmt: skip
     """Reads all rows, writes the recipe to `out` where it is given.
 
     verifier: a Python function by its import path: the rows' prompts are answered and paid (GRPO). task: a named task's problems instead
-    of rows. Raises BadInput where `out` exists, and as `etude train` would.
+    of rows. resolve, models: as `train_recipe` takes them, for a model that is a run's folder. Raises BadInput where `out` exists, and as
+    `etude train` would.
     """
     if out is not None and out.exists():
         raise BadInput(str(out), "a file that is there already", "a new name")
     if (data is None) == (task is None):
         raise BadInput("etude init", "both --data and --task" if data else "neither --data nor --task", "one of them")
+    model = begun_from(model, "--model", resolve, models)
     found = locate(model, revision, "--model")
     from etude.generate.pretrained import check_folder  # late: it needs torch
 
@@ -108,7 +114,7 @@ def started(
         try:
             write_atomic(out, done.recipe)
         except OSError as error:
-            raise BadInput(str(out), error.strerror or str(error), "a file in a folder that can be written") from error
+            raise BadInput(str(out), reason(error), "a file in a folder that can be written") from error
     return done
 
 
@@ -131,7 +137,7 @@ def _prompts_alone(file: RowFile) -> bool:
 def _asked(head: list[str], reader: Reader, most: int | None, data: str | None, verifier: str | None, task: str | None) -> Started:
     """Of prompts that are answered: a file's or a task's."""
     function = None if verifier is None else verifier_of(verifier, "--verifier")
-    asker = Asker(reader.tokenizer, reader.template)
+    asker = reader.asker
     chat = False
     if data is not None:
         file = row_file(data, "--data")
@@ -287,7 +293,7 @@ def _asking_recipe(
         "",
         "[objective]",
         'kind = "grpo"            # or dr-grpo, dapo, reinforce, rloo',
-        *([f"verifier = {json.dumps(verifier, ensure_ascii=False)}"] if verifier is not None else []),
+        *([f"verifier = {json.dumps(verifier, ensure_ascii=False)}", SECONDS] if verifier is not None else []),
         "kl = 0.0                 # TRL's GRPOConfig; the paper's 0.04 keeps a frozen copy of the model",
         'failures = "stop"        # or "zero": what a verifier that raises or gives no number does',
         "",
