@@ -106,7 +106,8 @@ class Mixture(SamplerBase):
     """Draws each sample's domain by weights, then a sample of it; every stretch of `update_every` samples has weights of its own.
 
     A subclass gives them (`weights`). A stage is one such stretch, so let it be a multiple of the batch size. Within a domain
-    samples come in seeded orders without repetition until all have been seen; with `replacement`, evenly and independently.
+    samples come in seeded orders without repetition until all have been seen; with `replacement`, evenly and independently. Samples
+    whose domain is below 0 are in none and never drawn.
     history: the proportions of every stretch so far.
     """
 
@@ -136,7 +137,7 @@ class Mixture(SamplerBase):
         weights = self.weights(source.domain_names)
         if weights.shape != (num,):
             raise BadInput("sampler.weigh", f"weights of shape {weights.shape}", f"one for each of {num} domains")
-        empty = np.flatnonzero((weights > 0) & (np.bincount(source.domains, minlength=num) == 0))
+        empty = np.flatnonzero((weights > 0) & (np.bincount(source.domains[source.domains >= 0], minlength=num) == 0))
         if len(empty):
             raise BadInput("sampler.weigh", f"a weight for '{self.names[empty[0]]}'", "none, as it has no samples")
         shares = weights / weights.sum()
