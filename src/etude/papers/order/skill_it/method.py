@@ -117,6 +117,12 @@ class SkillIt(Method):
             for k, loss in zip(self.skills.measured, self.sampler.losses[-1], strict=True):
                 run.log(f"skill_loss/{self.skills.names[k]}", float(loss))
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"told": self.told}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.told = state["told"]
+
 
 def charge(ledger: Ledger, spent: Ledger) -> None:
     """Adds what probing spent, as "prepare": all but its steps, as a budget in steps counts updates of the run's own model."""
