@@ -84,6 +84,7 @@ def test_damaged_lines(tmp_path, content, message):
     [
         ("none.jsonl", None, "which is not there"),
         ("r.csv", "a", "a file of another kind"),
+        ("r.txt", "a", "r.txt, a plain text, expected rows"),
         ("r.parquet", "a", "unreadable content"),
         ("saved/x", "a", "without state.json"),
         ("saved/dataset_dict.json", '{"splits": ["test"]}', "with the splits test, expected one called train"),

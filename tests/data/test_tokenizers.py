@@ -72,6 +72,9 @@ def test_bad_input(tmp_path):
     path.write_text("[]")
     with pytest.raises(BadInput, match="no tokenizer of etude"):
         tokenizers.load(path)
+    path.write_text('{"kind": "bpe", "inner": {}}')
+    with pytest.raises(BadInput, match="no tokenizer of etude"):
+        tokenizers.load(path)
     path.write_text('{"kind": "word"}')
     with pytest.raises(BadInput, match="found kind 'word'"):
         tokenizers.load(path)

@@ -321,6 +321,8 @@ def test_init_writes_a_recipe_that_trains(place, capsys):
             ["--data", "alone.jsonl"],
             "--verifier: found none, expected './my_verifier.py:score' or 'my_module:score': rows with nothing but prompts",
         ),
+        (["--data", "half.jsonl"], "half.jsonl, line 1, field 'rejected': found nothing, expected it beside chosen"),
+        (["--data", "a.txt"], r"a\.txt: found 1\d tokens, expected some 60 or more"),
         ([], "etude init: found neither --data nor --task"),
         (["--data", "p.jsonl", "--task", "addition"], "etude init: found both --data and --task"),
         (["--task", "additoin"], "--task: found 'additoin', expected a known name; did you mean 'addition'"),
@@ -329,5 +331,7 @@ def test_init_writes_a_recipe_that_trains(place, capsys):
 )
 def test_init_refuses(place, capsys, arguments, message):
     rows(lambda i: {"prompt": f"say {i}"}, name="alone.jsonl")
+    rows(lambda i: {"prompt": f"say {i}", "chosen": "a"}, name="half.jsonl")
+    (place / "a.txt").write_text("a b c d e f g\n")
     assert main(["init", "--model", "qwen", "--out", "c.toml", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)

@@ -64,6 +64,8 @@ def parse_row(
     if not isinstance(row, dict):
         found = "nothing (null)" if row is None else KINDS.get(type(row), type(row).__name__)
         raise BadInput(where, found, "one JSON object a line" + _over_lines(line))
+    if "\\ud" in line.lower() and (wrong := unwritable(row)):  # the escape of half a character, which no tokenizer takes
+        raise BadInput(f"{where}, field '{wrong[0]}'", wrong[1], "text of whole characters")
     for field, kind in required.items():
         if field not in row:
             raise BadInput(f"{where}, field '{field}'", "nothing", KINDS[kind])

@@ -125,6 +125,10 @@ class Mixture(SamplerBase):
         """Weights [K] >= 0 of the next stretch, one for each of the domains."""
         raise NotImplementedError
 
+    def drawn(self, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Domains [update_every] of a stretch, by shares [K] that sum to 1: each sample's by itself."""
+        return rng.choice(len(shares), size=self.update_every, p=shares)
+
     def plan(self, stage: int, source: Source, rng: np.random.Generator) -> np.ndarray:
         if not isinstance(source, Labelled):
             raise BadInput("data", "samples without domains", "a source that labels its samples with domains")
@@ -140,7 +144,7 @@ class Mixture(SamplerBase):
         self.history.append([float(s) for s in shares])
         if self.key is None:
             self.key = int(rng.integers(2**62))
-        domains = rng.choice(num, size=self.update_every, p=shares)
+        domains = self.drawn(shares, rng)
         used = self.used if self.used is not None else np.zeros(num, dtype=np.int64)
         ids = np.empty(self.update_every, dtype=np.int64)
         for k in range(num):

@@ -113,7 +113,12 @@ class BytePairs:
         return cls(inner)
 
     def encode(self, text: str) -> np.ndarray:
-        return np.array(self.inner.encode(text, add_special_tokens=False).ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
+        try:
+            ids = self.inner.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            text.encode()  # half a character is what the library means: UnicodeEncodeError, as of the other kinds
+            raise
+        return np.array(ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
 
     def decode(self, ids: np.ndarray) -> str:
         return self.inner.decode([int(i) for i in ids])
@@ -178,7 +183,7 @@ def load(path: Path) -> Tokenizer:
             return found
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a tokenizer") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # tokenizers raises nothing more precise
         raise BadInput(str(path), "content that is no tokenizer of etude", "a file that `tokenizers.save` wrote") from error
     raise BadInput(str(path), f"kind '{document['kind']}'", "byte, character or bpe")
 

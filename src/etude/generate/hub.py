@@ -40,7 +40,7 @@ def locate(name: str, revision: str | None = None, where: str = "model") -> Loca
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise BadInput(f"{where}.revision", f"'{revision}' beside a folder", "none: only the Hub has revisions")
+            raise BadInput(_of_revision(where), f"'{revision}' beside a folder", "none: only the Hub has revisions")
         if is_run(folder):
             raise BadInput(where, f"{name}, the folder of a run", f"a transformers folder: `etude export {name} DIR --to hf` writes one")
         return Located(folder, name)
@@ -49,6 +49,11 @@ def locate(name: str, revision: str | None = None, where: str = "model") -> Loca
     if not _HUB_ID.fullmatch(name):
         raise BadInput(where, f"{name}, which is not there", "a folder with config.json and safetensors, or an id of the Hub")
     return _fetched(name, revision, where)
+
+
+def _of_revision(where: str) -> str:
+    """Where the revision beside a model's name is said: `model.revision` in a recipe, `--revision` on the command line."""
+    return "--revision" if where.startswith("--") else f"{where.removesuffix('.pretrained')}.revision"
 
 
 def is_run(folder: Path) -> bool:
@@ -104,7 +109,7 @@ def _fetched(name: str, revision: str | None, where: str) -> Located:
     except errors.GatedRepoError:
         raise BadInput(where, f"{at}, whose licence must be accepted first", "access, asked for on its page, and `hf auth login`") from None
     except errors.RevisionNotFoundError:
-        raise BadInput(f"{where}.revision", f"{at}, which the Hub does not have", "a branch, tag or commit of that repository") from None
+        raise BadInput(_of_revision(where), f"{at}, which the Hub does not have", "a branch, tag or commit of that repository") from None
     except errors.RepositoryNotFoundError:
         raise BadInput(where, f"{at}, neither a folder here nor a repository of the Hub", "one of the two") from None
     except errors.LocalEntryNotFoundError:

@@ -191,7 +191,7 @@ def check_folder(folder: str | Path, where: str) -> None:
         raise BadInput(f"{where}/config.json", "code of its own (auto_map)", "an architecture that transformers itself has")
     if not list(path.glob("*.safetensors")):
         found = "pickle files alone" if list(path.glob("*.bin")) else "no weights"
-        raise BadInput(where, found, "*.safetensors; transformers writes them: from_pretrained(FOLDER).save_pretrained(NEW)")
+        raise BadInput(where, found, f"*.safetensors, which this writes: {conversion(where)}")
     try:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
     except ImportError:
@@ -203,6 +203,13 @@ def check_folder(folder: str | Path, where: str) -> None:
         raise BadInput(
             f"{where}/config.json", found, f"a causal language model: {', '.join(FAMILIES)}" + (f"; nearest: '{near}'" if near else "")
         )
+
+
+def conversion(name: str) -> str:
+    """The command that writes a folder, or a repository of the Hub, of pickle files again in safetensors, with its tokenizer."""
+    new = name.rstrip("/").rpartition("/")[2] + "-safetensors"
+    each = "; ".join(f"{kind}.from_pretrained({name!r}).save_pretrained({new!r})" for kind in ("M", "T"))
+    return f'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; {each}"'
 
 
 def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Pretrained:

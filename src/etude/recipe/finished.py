@@ -69,6 +69,8 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
     try:
         recipe = parse(tomllib.loads((path / RECIPE_FILE).read_text(encoding="utf-8")), str(path / RECIPE_FILE))
         facts = json.loads((path / DATA_FILE).read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or not isinstance(facts.get("vocab"), int):
+            raise ValueError(f"{DATA_FILE} says no vocabulary")
     except (OSError, ValueError) as error:
         raise BadInput(where, f"files that cannot be read ({error})", "the folder of a run") from error
     if not isinstance(recipe.data, TextData | RowsData | TaskData):

@@ -148,6 +148,8 @@ def row_pool(name: str, problems: Sequence[Problem], verifier: Verifier, domain:
 def fitting(problems: Sequence[Problem], tokenizer: Tokenizer, room: int, too_long: str, why: str) -> tuple[list[Problem], int]:
     """Problems whose prompts have at most `room` tokens, and how many have more. Raises BadInput naming the first unless it is to be
     dropped."""
+    if not problems:
+        raise BadInput("data", "no row", "at least one prompt")
     kept = []
     for problem in problems:
         count = len(tokenizer.encode(problem.prompt))

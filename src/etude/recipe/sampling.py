@@ -36,7 +36,7 @@ def sampler_of(recipe: Recipe, material: Material) -> Sampler:
         )
     _whole_updates(table.update_every, recipe)
     if isinstance(table, MixtureTable):
-        return FixedMixture(_weights(table.weights, material), table.update_every)
+        return FixedMixture(_weights(table.weights, material), table.update_every, table.replacement)
     return _online(table, material)
 
 

@@ -161,6 +161,7 @@ class MixtureTable(Table):
     kind: Literal["mixture"]
     weights: Weights
     update_every: Count = 512
+    replacement: bool = False
 
 
 class OnlineTable(Table):

@@ -160,7 +160,7 @@ def train_recipe(
             trainer = build(recipe, resolve, models, progress=shown.update, note=shown.note)
             methods = trainer.hooks.methods
             if resume:
-                check_data(trainer.beside, folder)
+                check_data(trainer.beside, folder, recipe)
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
             trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
