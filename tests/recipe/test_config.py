@@ -6,6 +6,7 @@ import pytest
 from etude.errors import BadInput
 from etude.recipe.config import dump, load, parse
 from etude.recipe.overrides import replaced
+from etude.recipe.places import Places
 
 GOOD = """
 schema = 1
@@ -77,7 +78,7 @@ def test_a_recipe_goes_to_toml_and_back(tmp_path):
         ("optimizer.over=['a']", "command line, optimizer.over: found it in the only optimizer"),
         ("optimizers.a.lrr=1", "command line, optimizers.a.lrr: found an unknown key, expected a known one; did you mean 'lr'?"),
         ("optimizers.a.kind=adam", "command line, optimizers.a.kind: found 'adam', expected adamw, sgd or muon"),
-        ("sampler.kind=random", "command line, sampler.kind: found 'random', expected shuffle, weighted, mixture or online"),
+        ("sampler.kind=random", "command line, sampler.kind: found 'random', expected shuffle, weighted, mixture, online or curriculum"),
         ("sampler={kind='mixture'}", "command line, sampler.weights: found nothing, expected"),
         ("sampler={kind='mixture', weights={a=-1}}", "command line, sampler.weights.a: found -1, expected greater than or equal to 0"),
         (
@@ -236,6 +237,20 @@ def test_what_a_change_takes_the_place_of_is_told(tmp_path):
     assert json.dumps(document) == before
 
 
+def test_another_objective_leaves_what_only_the_former_knows(tmp_path):
+    head = 'schema = 1\n[model]\npretrained = "m"\n[data]\nrows = "r.jsonl"\n[objective]\n'
+    pairs = written(tmp_path, head + 'kind = "dpo"\nbeta = 0.1\nnormalised = true\n')
+    assert load(pairs, ["objective.kind=orpo"]).objective.beta is None
+    assert load(pairs, ["objective.kind=simpo", "objective.beta=2.5"]).objective.beta == 2.5
+    assert load(pairs, ["objective.kind=dpo"]).objective.beta == 0.1
+    assert replaced({"objective": {"beta": 0.1}}, ["objective.kind=ipo"]) == ["objective.kind=ipo in place of objective.beta = 0.1"]
+    paid = head + 'kind = "dapo"\nverifier = "a:b"\nclip_high = 0.3\n[rollouts]\nmax_draws = 3\nsamples = 2\n'
+    rloo = load(written(tmp_path, paid), ["objective.kind=rloo"])
+    assert (rloo.objective.verifier, rloo.objective.clip_high, rloo.rollouts.max_draws, rloo.rollouts.samples) == ("a:b", None, None, 2)
+    dpo = load(written(tmp_path, paid), ["objective.kind=dpo"])
+    assert (dpo.objective.verifier, dpo.rollouts) == (None, None)
+
+
 def test_alternatives_that_are_both_on_the_command_line_are_refused(tmp_path):
     for changes, message in (
         (["budget.tokens=5", "budget.steps=5"], "command line, budget: found tokens and steps"),
@@ -267,3 +282,9 @@ def test_files_that_are_no_recipes(tmp_path):
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="no UTF-8"):
         load(tmp_path / "b.toml")
+
+
+def test_two_keys_that_do_not_go_together_are_named_each_where_it_was_set():
+    assert Places("r.toml").of("model.width and heads") == "r.toml, model.width and model.heads"
+    assert Places("r.toml", ["model.width"]).of("model.width and heads") == "command line, model.width and r.toml, model.heads"
+    assert Places("r.toml", ["model"]).of("model.width and heads") == "command line, model.width and model.heads"

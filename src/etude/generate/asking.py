@@ -13,6 +13,7 @@ import random
 import socket
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -21,7 +22,7 @@ from typing import Any
 
 from etude.data.cards import cache_folder
 from etude.engine.checkpoint import write_atomic
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 
 Answer = dict[str, Any]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -53,6 +54,15 @@ class Client:
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise BadInput("server", repr(url), "an address that begins with http:// or https://")
+        try:
+            parts = urllib.parse.urlsplit(url)
+            if not parts.hostname or (parts.port is None and parts.netloc.endswith(":")) or not url.isprintable() or " " in url:
+                raise ValueError
+            parts.hostname.encode("idna")
+        except ValueError:
+            raise BadInput("server", repr(url), "an address, http://HOST:PORT/v1") from None
+        if not (key.isascii() and key.isprintable()):  # what http.client would say of it holds the key
+            raise BadInput("server, key", "a line end, or a character that no header takes", "a key of printable ASCII")
         if not 0 < timeout < float("inf") or attempts < 1 or parallel < 1:
             raise BadInput("server", f"timeout {timeout}, attempts {attempts}, parallel {parallel}", "a time above 0, both numbers >= 1")
         self.url, self._key, self.timeout, self.attempts, self.parallel = url.rstrip("/"), key, timeout, attempts, parallel
@@ -108,9 +118,7 @@ class Client:
             try:
                 write_atomic(place, json.dumps({"url": self.url + path, "request": body, "answer": answer}))
             except OSError as error:
-                raise BadInput(
-                    str(place), error.strerror or "an error", "a folder that can be written; $ETUDE_CACHE names another"
-                ) from error
+                raise BadInput(str(place), reason(error), "a folder that can be written; $ETUDE_CACHE names another") from error
         return answer
 
     def _asked(self, path: str, body: Answer, check: Callable[[Answer], None], stop: threading.Event) -> Answer:

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from string import Template
 
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.papers.card import Card, module_name
 from etude.papers.catalogue import cards
 
@@ -215,7 +215,7 @@ def _write(files: dict[Path, str]) -> list[Path]:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise BadInput(str(path), error.strerror or str(error), "a folder that can be written") from error
+            raise BadInput(str(path), reason(error), "a folder that can be written") from error
     return list(files)
 
 
@@ -252,4 +252,6 @@ def _card(card: Card) -> str:
         + line("tags", [])
         + line("use", "method")
         + line("settings", ["strength = 1.0"])
+        + "# `etude check` fails until the card says which settings switch the method off (or limit, or no_limit):\n"
+        + '# off = ["strength = 0.0"]\n'
     )

@@ -10,13 +10,14 @@ from pathlib import Path
 from etude.data.jsonl import Row, jsonl, read_jsonl
 from etude.engine.checkpoint import write_atomic
 from etude.engine.protocols import Sampling
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.generate.local import LocalGenerator
 from etude.nn.lora import merge_lora
 from etude.recipe.build import Resolve, no_models
 from etude.recipe.finished import finished
 from etude.recipe.models import Models
 from etude.recipe.progress import Progress
+from etude.recipe.prompts import begun
 
 
 def sampled(
@@ -60,7 +61,7 @@ def sampled(
     sampling = replace(sampling, stop_tokens=done.stop_tokens)
     with Progress("generating", quiet) as shown:
         generator = LocalGenerator(merge_lora(done.model), done.tokenizer, context=done.context, progress=shown.update)
-        groups = generator.complete(texts, sampling, n=samples, seed=seed)
+        groups = generator.complete([begun(text, done.begin) for text in texts], sampling, n=samples, seed=seed)
     rows: list[Row] = [
         {
             "prompt": text, "completion": completion.text, "tokens": len(completion.tokens),
@@ -79,6 +80,6 @@ def _check_place(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch()
     except OSError as error:
-        raise BadInput(str(out), error.strerror or "an error", "a file in a folder that can be written") from error
+        raise BadInput(str(out), reason(error), "a file in a folder that can be written") from error
     with contextlib.suppress(OSError):
         out.unlink()
