@@ -81,7 +81,8 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     for phase in plan["phases"]:
         said.append(f"  {phase['phase']}: {phase['arms']} arms, {phase['runs']} runs at {phase['share']:g} of the budget")
     for name, arm in plan["arms"].items():
-        said.append(f"  {name}: {clock(arm['seconds_a_run'])} a run, {amount(arm['memory'])}B of memory")
+        of_tokens = f"{amount(arm['tokens_a_run'])} tokens, " if arm["tokens_a_run"] else ""
+        said.append(f"  {name}: {of_tokens}{clock(arm['seconds_a_run'])} a run, {amount(arm['memory'])}B of memory")
     for name, why in plan["refused"].items():
         said.append(f"  not {name}: {why}")
     said.append(
