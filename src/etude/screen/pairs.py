@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,11 +65,13 @@ def composable() -> list[Card]:
     return [c for c in cards() if c.state == "ready" and c.applies == "recipe" and c.use]
 
 
-def _pair(a: Card, b: Card, beds: Iterable[Testbed], folder: Path) -> tuple[Outcome, str]:
+def _pair(a: Card, b: Card, beds: Sequence[Testbed], folder: Path) -> tuple[Outcome, str]:
     reasons: dict[str, str] = {}
     conflict = ""
+    # As in `placed`: a method whose rule has no use for it on any is taken with its card's example.
+    ruled = {card.slug: any(isinstance(candidate(card, bed.facts), Candidate) for bed in beds) for card in (a, b)}
     for bed in beds:
-        made = {card.slug: candidate(card, bed.facts) for card in (a, b)}
+        made = {card.slug: candidate(card, bed.facts, ruled=ruled[card.slug]) for card in (a, b)}
         parts = [m for m in made.values() if isinstance(m, Candidate)]
         if len(parts) < len(made):
             reasons |= {slug: m for slug, m in made.items() if isinstance(m, str) and slug not in reasons}
