@@ -93,7 +93,7 @@ def candidate(found: Card, facts: Facts, *, ruled: bool = True) -> Candidate | s
         return "it has nothing to add to a recipe (its study compares whole set-ups)"
     if "domains" in found.needs and facts.domains < 2:
         return f"it needs data of several domains, found {facts.domains or 'none'}"
-    name = found.module if found.origin == "file" else found.slug
+    name = found.word
     used = [table.get("use", "").partition(":")[0] for table in facts.recipe.get("methods", ())]
     if name in used or facts.recipe["model"].get("use", "").partition(":")[0] == name:
         return "it is in the recipe already"

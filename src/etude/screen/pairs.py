@@ -1,6 +1,6 @@
 """Which methods go together: every pair on the first small recipe that takes both, as a matrix.
 
-works           it trains, is killed once, resumed, and ends in the same bits
+works           it trains, is killed twice, resumed, and ends in the same bits
 conflict        refused before anything runs, by the names of what clashes
 does not apply  no small recipe takes both
 broken          it begins, but does not end in the same bits
@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.engine.result import NonFinite
 from etude.errors import BadInput
 from etude.evidence import jobs
 from etude.papers.card import Card
@@ -84,7 +83,7 @@ def _pair(a: Card, b: Card, beds: Sequence[Testbed], folder: Path) -> tuple[Outc
         folder.mkdir()
         try:
             differs = kept_exactly(together.of(bed.document), folder, KILLS, f"{a.slug} with {b.slug}")
-        except (BadInput, NonFinite) as error:
+        except BadInput as error:
             return "broken", str(error)
         return ("broken", f"resumed, {differs} is another") if differs else ("works", bed.name)
     if conflict:

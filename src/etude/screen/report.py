@@ -44,9 +44,9 @@ def winner_lines(report: Mapping[str, Any]) -> dict[str, str]:
     settings = {table["use"]: {k: v for k, v in table.items() if k != "use"} for table in report["methods"]}
     for slug in report["parts"]:
         found = card(slug)
-        name = found.module if found.origin == "file" else found.slug
-        if name in settings:
-            found = replace(found, settings=tuple(toml(settings[name]).splitlines()) if settings[name] else ())
+        if found.word in settings:
+            own = settings[found.word]
+            found = replace(found, settings=tuple(toml(own).splitlines()) if own else ())
         for where, text in lines(found).items():
             told.setdefault(where, []).append(text)
     said = {where: "\n".join(texts) for where, texts in told.items() if where != "trainer" or len(texts) == len(report["parts"])}
