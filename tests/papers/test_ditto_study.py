@@ -12,17 +12,16 @@ from etude.data.tokenizers import Bytes, Characters
 from etude.engine.streams import initialise
 from etude.evidence.claims import check
 from etude.evidence.study import Job
-from etude.generate.states import decoder_of
-from etude.nn.transformer import TransformerConfig, count_parameters
+from etude.nn.transformer import Transformer, TransformerConfig, count_parameters
 from etude.papers.objective.ditto import STUDY, SelfReinforcement, end_ids, repetitions
-from etude.papers.objective.ditto.model import Echoes, ShiftedTransformer
+from etude.papers.objective.ditto.echoes import Echoes
 from etude.papers.objective.ditto.probe import split_sentences
 
 DOT = 9
 
 
 def small():
-    return initialise(ShiftedTransformer(TransformerConfig(vocab=64, width=16, depth=2, heads=2, context=40)), 0)
+    return initialise(Transformer(TransformerConfig(vocab=64, width=16, depth=2, heads=2, context=40, shifted=True)), 0)
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------
@@ -64,32 +63,6 @@ def test_probabilities_are_the_models_own_copy_by_copy():
 
 
 # --- the base ---------------------------------------------------------------------------------------------------------
-def test_tokens_know_the_one_before_in_rows_documents_and_decoding():
-    model, tokens = small(), torch.randint(64, (3, 20), generator=torch.Generator().manual_seed(0))
-    x = model.embedding(tokens)
-    before = torch.cat([torch.zeros(3, 1, 16), model.shift(x)[:, :-1]], 1)
-    seen = []
-    model.blocks[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    whole = model.head(model(tokens)["hidden"])
-    assert torch.allclose(seen[0], x + before, atol=1e-6)
-    model = small()
-    parts = model(tokens, document_ids=torch.arange(20).ge(8).long().repeat(3, 1))["hidden"]
-    assert torch.allclose(parts[:, 8:], model(tokens[:, 8:])["hidden"], atol=1e-5)
-    assert decoder_of(model) is model
-    mask = torch.ones(3, 12, dtype=torch.bool)
-    mask[1, :5] = False
-    state = model.begin(tokens[:, :12], mask)
-    for column in range(12, 20):
-        model.extend(tokens[:, column : column + 1], state)
-    assert torch.allclose(state.logits[[0, 2]], whole[[0, 2], -1], atol=1e-5)
-    assert torch.allclose(state.logits[1], model.head(model(tokens[1:2, 5:])["hidden"])[0, -1], atol=1e-5)
-    state = state.select([2, 0])
-    state.rewind(3)
-    assert torch.allclose(state.logits, whole[[2, 0], -4], atol=1e-5)
-    with pytest.raises(TypeError, match="prefix"):
-        model(tokens, prefix=torch.ones(3, 20, dtype=torch.bool))
-
-
 def test_echoes_are_a_share_of_the_rows_and_say_a_stretch_again():
     source = WindowSource(np.random.default_rng(0).integers(0, 64, 40_000).astype(np.uint16), 159)
     ids = np.arange(len(source))

@@ -13,7 +13,7 @@ the updates learn from them, the others next tokens as before. It goes with any 
 
 Source: Xu et al. 2022, arXiv 2206.02369; authors' code Jxu-Thu/DITTO at 35f5a22.
 Scaled down: the King James Bible in byte pairs and 0.14M parameters instead of Wikitext-103 and 16 layers of width 1,024; so small a model
-is helped to learn copying (`model.py`). It still tests the claim, as its base finds sentences likelier the more often they were said.
+is helped to learn copying (`echoes.py`). It still tests the claim, as its base finds sentences likelier the more often they were said.
 Greedily it loops for other reasons too, which are not what the method is against: hence drawn continuations beside them.
 """
 

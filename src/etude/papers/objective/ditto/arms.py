@@ -26,8 +26,8 @@ from etude.learn.language import CausalLM, HeldOutLoss
 from etude.learn.unlikelihood import SequenceUnlikelihood, Unlikelihood
 from etude.learn.warmstart import kept
 from etude.nn.transformer import Transformer, TransformerConfig
+from etude.papers.objective.ditto.echoes import Echoes
 from etude.papers.objective.ditto.method import Ditto, end_ids
-from etude.papers.objective.ditto.model import Echoes, ShiftedTransformer
 from etude.papers.objective.ditto.probe import Continuations, SelfReinforcement, probe_pairs, repetitions
 from etude.papers.objective.ditto.settings import Settings
 
@@ -63,11 +63,12 @@ def model_config(settings: Settings) -> TransformerConfig:
     s = settings
     return TransformerConfig(
         vocab=s.vocab, width=s.width, depth=s.depth, heads=s.heads, hidden=s.hidden, context=s.context, tied=s.tied, init_std=s.init_std,
+        shifted=s.shifted,
     )  # fmt: skip
 
 
 def network(settings: Settings) -> Transformer:
-    return (ShiftedTransformer if settings.shifted else Transformer)(model_config(settings))
+    return Transformer(model_config(settings))
 
 
 def base_of(settings: Settings, seed: int, progress: Progress) -> tuple[Transformer, Ledger]:
@@ -89,7 +90,7 @@ def base_of(settings: Settings, seed: int, progress: Progress) -> tuple[Transfor
         return {"model": model.state_dict(), "ledger": ledger.as_dict()}
 
     made_of = {
-        "what": "language model", "config": asdict(model_config(s)), "shifted": s.shifted, "echoes": s.echoes, "data": data_hash(s.corpus),
+        "what": "language model", "config": asdict(model_config(s)), "echoes": s.echoes, "data": data_hash(s.corpus),
         "tokenizer": s.tokenizer, "batch": s.batch, "updates": [s.echo_updates, s.base_updates], "lr": s.base_lr, "warmup": s.warmup,
         "weight_decay": s.weight_decay, "seed": seed,
     }  # fmt: skip
