@@ -34,7 +34,7 @@ from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen
 from etude.screen.certificates import certificate, code_of
 from etude.screen.confirming import Confirmed, confirm, winner_of
 from etude.screen.halving import Arm, Rung, ladder, select
-from etude.screen.probe import Probe, Probes
+from etude.screen.probe import Probe, Probes, Whole
 from etude.screen.report import write_report
 from etude.screen.trial import SCALE, Phase, names_of, study_of
 
@@ -70,11 +70,15 @@ class Settings:
 
 @dataclass(kw_only=True)
 class Screen:
-    """What is to be screened, once the probes are in. flops: of a confirmed run. refused: paper -> why it does not apply."""
+    """What is to be screened, once the probes are in. flops: of a confirmed run. refused: paper -> why it does not apply.
+
+    candidates: with their settings for a confirmed run. short: for each rung, by its own rule for that budget where it applies there.
+    """
 
     document: dict[str, Any]
     settings: Settings
     candidates: dict[str, Candidate]
+    short: list[dict[str, Candidate]]
     refused: dict[str, str]
     probes: dict[str, Probe]
     flops: float
@@ -90,6 +94,17 @@ class Screen:
     @property
     def n(self) -> int:
         return self.settings.seeds
+
+    def run_of(self, name: str, share: float = 1.0) -> Whole:
+        """What a run of a share of the budget is expected to take, from the probe, which began a run of the first rung.
+
+        What a method spends before its first update grows with the budget where its settings do, and is the same elsewhere.
+        """
+        begin = 1.0
+        if name != BASELINE and self.short[0][name] != self.candidates[name]:
+            begin = share / self.rungs[0].share
+        found = self.probes[name]
+        return found.whole(found.updates(share * self.flops, begin), begin)
 
 
 @typed("screen, ")
@@ -138,35 +153,45 @@ def _prepared(
     out: Path, proxy: str, quiet: bool,
 ) -> Screen:  # fmt: skip
     kept = Probes(out, document, _teller(quiet))
-    base = kept.of(BARE)
+    told = _asked_budget(budget) or document["budget"]
+    base = kept.of(BARE, told)
     if isinstance(base, str):
         raise BadInput("the recipe itself", base, "a recipe that `etude train` runs")
     metric = settings.metric or _metric(base)
     if metric not in base.metrics:
         raise BadInput("screen, metric", f"'{metric}'", f"one that the recipe measures: {', '.join(base.metrics)}")
-    flops, steps = _budget(document, budget, base)
-    epochs = steps * _samples_an_update(document) / base.samples if base.samples else 0.0
-    facts = Facts(
-        recipe=document, samples=base.samples, steps=steps, epochs=epochs,
-        domains=base.domains, verified="rollouts" in document,
-    )  # fmt: skip
+    flops, steps = _budget(document, told, base)
+    shares = [rung.share for rung in ladder(1, 1, 1, settings.rungs)]
+
+    def facts(share: float) -> Facts:
+        epochs = share * steps * _samples_an_update(document) / base.samples if base.samples else 0.0
+        return Facts(
+            recipe=document, samples=base.samples, steps=share * steps, epochs=epochs, domains=base.domains, verified="rollouts" in document
+        )
+
     found: dict[str, Candidate] = {}
+    short: list[dict[str, Candidate]] = [{} for _ in shares]
     refused: dict[str, str] = {}
     probes = {BASELINE: base}
     for one in chosen(methods, family):
-        made = candidate(one, facts)
+        made = candidate(one, facts(1.0))
         if not isinstance(made, str):
-            probed = kept.of(made)
+            at = [made if isinstance(less := candidate(one, facts(share)), str) else less for share in shares]
+            # The shortest run is the one to refuse: what a method spends beforehand is the largest share of it.
+            probed = kept.of(at[0], {"flops": shares[0] * flops})
             if isinstance(probed, Probe) and not settings.unchecked:
                 probed = _unshown(one, _teller(quiet)) or probed
             if isinstance(probed, Probe):
                 found[one.slug], probes[one.slug] = made, probed
+                for rung, less in zip(short, at, strict=True):
+                    rung[one.slug] = less
                 continue
             made = probed
         refused[one.slug] = made
     rungs = ladder(len(found), len(settings.rates), settings.k, settings.rungs) if found else []
     return Screen(
-        document=document, settings=settings, candidates=found, refused=refused, probes=probes, flops=flops, tokens=steps * base.tokens,
+        document=document, settings=settings, candidates=found, short=short, refused=refused, probes=probes, flops=flops,
+        tokens=steps * base.tokens,
         metric=metric, lower_is_better=LOSS in metric, workers=workers, out=out, proxy=proxy, quiet=quiet, rungs=rungs,
     )  # fmt: skip
 
@@ -191,21 +216,25 @@ def _metric(base: Probe) -> str:
     return next((name for name in base.metrics if name.endswith(LOSS)), base.metrics[0] if base.metrics else "")
 
 
-def _budget(document: Mapping[str, Any], asked: str, base: Probe) -> tuple[float, float]:
+def _asked_budget(asked: str) -> dict[str, float]:
+    """{"flops" or "tokens": amount} of "1e12flops"; empty where nothing is asked."""
+    if not asked:
+        return {}
+    unit = next((u for u in ("flops", "tokens") if asked.lower().replace(" ", "").endswith(u)), "")
+    try:
+        amount = float(asked.lower().replace(" ", "").removesuffix(unit).replace("_", ""))
+    except ValueError:
+        amount = 0.0
+    if not unit or not (math.isfinite(amount) and amount > 0):
+        raise BadInput("screen, budget", f"'{asked}'", "such as 1e12flops or 200000tokens")
+    return {unit: amount if unit == "flops" else max(1, round(amount))}
+
+
+def _budget(document: Mapping[str, Any], told: Mapping[str, float], base: Probe) -> tuple[float, float]:
     """(FLOPs of a run, updates of the baseline in them)."""
-    told: dict[str, float] = dict(document["budget"])
-    if asked:
-        unit = next((u for u in ("flops", "tokens") if asked.lower().replace(" ", "").endswith(u)), "")
-        try:
-            amount = float(asked.lower().replace(" ", "").removesuffix(unit).replace("_", ""))
-        except ValueError:
-            amount = 0.0
-        if not unit or not (math.isfinite(amount) and amount > 0):
-            raise BadInput("screen, budget", f"'{asked}'", "such as 1e12flops or 200000tokens")
-        told = {unit: amount}
     match told:
         case {"flops": flops}:
-            steps = flops / base.flops
+            return flops, base.updates(flops)
         case {"tokens": tokens} if base.tokens:
             steps = math.ceil(tokens / base.tokens)
         case {"samples": samples}:
@@ -217,7 +246,7 @@ def _budget(document: Mapping[str, Any], asked: str, base: Probe) -> tuple[float
             raise BadInput(
                 "screen, budget", f"the recipe's budget in {said}", "one in tokens, steps, samples or FLOPs; or --budget 1e12flops"
             )
-    return steps * base.flops, steps
+    return base.whole(steps).flops, steps
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -234,23 +263,23 @@ def plan_of(asked: Screen) -> dict[str, Any]:
         phases.append({"phase": "confirm", "arms": k + 1, "runs": (k + 1) * asked.n, "share": 1.0})
     if k > 1:
         phases.append({"phase": "combine, if two go together", "arms": 3, "runs": 3 * asked.n, "share": 1.0})
-    per_flop = [p.seconds / p.flops for p in (asked.probes[name] for name in names) if p.flops]
-    pace = sum(per_flop) / len(per_flop) if per_flop else 0.0
     flops = sum(phase["runs"] * phase["share"] for phase in phases) * asked.flops
     memory = max(asked.probes[name].memory for name in names) * asked.workers
     runs = sum(phase["runs"] for phase in phases)
+    # Who is dropped is not known yet: all arms are taken to be as many in each phase.
+    seconds = sum(phase["runs"] * asked.run_of(name, phase["share"]).seconds for phase in phases for name in names) / len(names)
+    whole = {name: asked.run_of(name) for name in names}
     return {
         "metric": asked.metric, "lower_is_better": asked.lower_is_better, "flops_a_run": asked.flops, "tokens_a_run": asked.tokens,
         "arms": {
             name: {
-                "seconds_a_run": p.seconds / p.flops * asked.flops if p.flops else None,
-                "tokens_a_run": p.tokens / p.flops * asked.flops if p.flops else None,
-                "memory": p.memory, "disk": p.disk,
+                "seconds_a_run": run.seconds, "tokens_a_run": run.tokens, "memory": asked.probes[name].memory,
+                "device_memory": asked.probes[name].device_memory, "disk": run.disk,
             }
-            for name, p in asked.probes.items()
+            for name, run in whole.items()
         },
-        "refused": asked.refused, "phases": phases, "runs": runs, "flops": flops, "seconds": flops * pace / asked.workers,
-        "workers": asked.workers, "memory": memory, "disk": runs * max(asked.probes[name].disk for name in names),
+        "refused": asked.refused, "phases": phases, "runs": runs, "flops": flops, "seconds": seconds / asked.workers,
+        "workers": asked.workers, "memory": memory, "disk": runs * max(run.disk for run in whole.values()),
         "seeds": asked.n, "d": asked.settings.d, "detectable_sd": smallest_detectable(1.0, asked.n),
         "proxy": asked.proxy,
     }  # fmt: skip
@@ -266,7 +295,8 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
 
     def measure(number: int, arms: list[Arm], share: float) -> dict[Arm, list[float]]:
         title = f"select, rung {number + 1} of {len(asked.rungs)}"
-        told = _phase(asked, f"select-{number + 1}", title, {arm: everyone[arm[0]] for arm in arms}, [SELECT_SEED + number], share)
+        made = {BASELINE: BARE, **asked.short[number]}
+        told = _phase(asked, f"select-{number + 1}", title, {arm: made[arm[0]] for arm in arms}, [SELECT_SEED + number], share)
         return {arm: [sign * v for v in values] for arm, values in told["values"].items()}
 
     earliest = {name: made.earliest_rung for name, made in asked.candidates.items()}
@@ -326,7 +356,7 @@ def _combination(asked: Screen, outcomes: Sequence[Confirmed]) -> tuple[Candidat
     parts = better[:1]
     for one in better[1:]:
         made = combined([*parts, one])
-        found = made if isinstance(made, str) else kept.of(made)
+        found = made if isinstance(made, str) else kept.of(made, {"flops": asked.flops})
         refused = found if isinstance(found, str) else ""
         tried.append({"name": " + ".join(part.name for part in [*parts, one]), "refused": refused})
         if not refused and isinstance(made, Candidate):
