@@ -155,7 +155,8 @@ class Sampler(Protocol):
     """Decides which samples a stage shows, in which order. Owns the trainer's `sampler` slot.
 
     plan(stage, source, rng) -> [n] int64 ids for stage number `stage` (n > 0); `rng` is derived by name, so that a plan
-    depends on (seed, stage) and on the state, not on what was drawn before. A sampler may have `report() -> {name: number}`, which is
+    depends on (seed, stage) and on the state, not on what was drawn before. A score that it wants and that the budget has no room for
+    is not received: it plans by what it knows. A sampler may have `report() -> {name: number}`, which is
     logged with the first update of each stage (the shares of a mixture, how far a curriculum has come).
     """
 
