@@ -18,6 +18,7 @@ from etude.evidence.wording import amount, effect
 from etude.papers.applying import lines
 from etude.papers.catalogue import card
 from etude.recipe.writing import toml
+from etude.screen.spending import TOLERANCE, spending_lines
 
 
 def write_report(out: Path, report: dict[str, Any], record: Mapping[str, Any] | None) -> None:
@@ -149,6 +150,9 @@ def page(report: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
     for told in report.get("combinations", ()):
         if told["refused"]:
             parts.append(f"<p>{html.escape(told['name'])} do not go together: {html.escape(told['refused'])}.</p>")
+    if report["spending"]:
+        said = "".join(f"<li>{html.escape(line)}</li>" for line in spending_lines(report["spending"]))
+        parts.append(f"<h2>Runs that did not spend their budget within {TOLERANCE:.0%}</h2><ul>{said}</ul>")
     if report["refused"]:
         parts.append(
             "<h2>What does not apply, and why</h2>" + _table(["method", "reason"], [list(item) for item in report["refused"].items()])

@@ -30,6 +30,7 @@ from etude.papers.suggesting import Facts
 from etude.recipe.config import load
 from etude.recipe.overrides import apply
 from etude.recipe.writing import plain, toml
+from etude.screen import spending
 from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen, combined
 from etude.screen.certificates import certificate, code_of
 from etude.screen.confirming import Confirmed, confirm, winner_of
@@ -288,7 +289,7 @@ def plan_of(asked: Screen) -> dict[str, Any]:
 # --- the phases -------------------------------------------------------------------------------------------------------
 def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     everyone = {BASELINE: BARE, **asked.candidates}
-    report: dict[str, Any] = {"plan": dict(planned), "select": [], "dropped": {}, "refused": asked.refused}
+    report: dict[str, Any] = {"plan": dict(planned), "select": [], "dropped": {}, "refused": asked.refused, "spending": []}
     if not asked.candidates:
         return _written(asked, report, None, {})
     sign = 1.0 if asked.lower_is_better else -1.0
@@ -297,14 +298,17 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
         title = f"select, rung {number + 1} of {len(asked.rungs)}"
         made = {BASELINE: BARE, **asked.short[number]}
         told = _phase(asked, f"select-{number + 1}", title, {arm: made[arm[0]] for arm in arms}, [SELECT_SEED + number], share)
+        report["spending"] += told["off"]
         return {arm: [sign * v for v in values] for arm, values in told["values"].items()}
 
     earliest = {name: made.earliest_rung for name, made in asked.candidates.items()}
     found = select(list(asked.candidates), asked.settings.rates, asked.rungs, earliest, BASELINE, measure)
     report |= {"select": found.history, "dropped": found.dropped, "edge": found.edge}
     best: dict[str, Arm] = {name: (name, rate) for name, rate in found.rates.items()}
-    told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, list(range(asked.n)), 1.0)
-    outcomes = confirm(_by_name(told["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
+    seeds = list(range(asked.n))
+    told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, seeds, 1.0)
+    report["spending"] += told["off"]
+    outcomes = _confirmed(asked, told, seeds)
     report["confirm"] = {"rates": found.rates, "methods": [c.as_dict() for c in outcomes], "values": _by_name(told["values"])}
     second: list[Confirmed] = []
     single = outcomes[0].name if outcomes else BASELINE
@@ -313,8 +317,10 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     if together is not None:
         rate = best[single][1]
         trio = {best[BASELINE]: BARE, best[single]: asked.candidates[single], (together.name, rate): together}
-        more = _phase(asked, "combine", "combine", trio, list(range(asked.n, 2 * asked.n)), 1.0)
-        second = confirm(_by_name(more["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
+        seeds = list(range(asked.n, 2 * asked.n))
+        more = _phase(asked, "combine", "combine", trio, seeds, 1.0)
+        report["spending"] += more["off"]
+        second = _confirmed(asked, more, seeds)
         report["combine"] = {"name": together.name, "methods": [c.as_dict() for c in second], "values": _by_name(more["values"])}
         asked.candidates[together.name], best[together.name] = together, (together.name, rate)
     winner = winner_of(outcomes, second, "" if together is None else together.name, single)
@@ -322,7 +328,8 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], seeds: Sequence[int], share: float) -> dict[str, Any]:
-    """Runs a phase's arms, or finds them done. {"values": arm -> [one a seed], "record": a study's record of it}."""
+    """Runs a phase's arms, or finds them done. {"values": arm -> [one a seed], "record": a study's record of it, "labels": the record's
+    arms -> name, "off": runs that did not spend their budget}."""
     named = names_of(arms)
     phase = Phase(
         document=asked.document, arms=named, flops=share * asked.flops, metric=asked.metric,
@@ -344,14 +351,22 @@ def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], 
         raise error.of(f"screen, {title}") from None
     record = records.build(study, SCALE, list(seeds), runs, provenance(study, SCALE))
     values = {arm: [run["metrics"][asked.metric] for run in runs[label]] for arm, label in zip(arms, named, strict=True)}
-    return {"values": values, "record": record}
+    off = [{"phase": title, **one} for one in spending.off_budget(record, phase.flops)]
+    return {"values": values, "record": record, "labels": dict(zip(named, (name for name, _ in arms), strict=True)), "off": off}
+
+
+def _confirmed(asked: Screen, told: Mapping[str, Any], seeds: Sequence[int]) -> list[Confirmed]:
+    values, d, labels = _by_name(told["values"]), asked.settings.d, told["labels"]
+    baseline = next(label for label, name in labels.items() if name == BASELINE)
+    found = spending.unequal(told["record"], labels, baseline, asked.metric, d)
+    return confirm(values, BASELINE, d, asked.lower_is_better, seeds=seeds, unequal={labels[label]: why for label, why in found.items()})
 
 
 def _combination(asked: Screen, outcomes: Sequence[Confirmed]) -> tuple[Candidate | None, list[dict[str, str]]]:
     """The methods that were better, best first, each added where it goes together with those before it; and what was tried."""
     tried: list[dict[str, str]] = []
     together: Candidate | None = None
-    better = [asked.candidates[c.name] for c in outcomes if (c.estimate or 0.0) > 0]
+    better = [asked.candidates[c.name] for c in outcomes if c.judged and (c.estimate or 0.0) > 0]
     kept = Probes(asked.out, asked.document, _teller(asked.quiet))
     parts = better[:1]
     for one in better[1:]:
