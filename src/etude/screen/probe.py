@@ -46,9 +46,10 @@ class Probe:
     """What the first updates of a whole run took.
 
     flops, tokens, seconds: of one update, on average (tokens: trained on). begin_flops, begin_seconds: before the first update
-    (scoring the data, short runs that teach a method something). evaluating: seconds of one of `evaluations`, as many as the
-    whole run makes. memory: bytes, of the process at its peak; device_memory: of a CUDA device, else 0. kept: bytes of a run's
-    checkpoints; disk: bytes that an update adds to its logs. metrics: what is measured. samples, domains: of the training data.
+    (scoring the data, short runs that teach a method something). budget: updates that the run's own budget is enough for.
+    evaluating: seconds of one of `evaluations`, as many as the whole run makes. memory: bytes, of the process at its peak;
+    device_memory: of a CUDA device, else 0. kept: bytes of a run's checkpoints; disk: bytes that an update adds to its logs.
+    metrics: what is measured. samples, domains: of the training data. parameters: of the model. device: "cpu".
 
     Not seen: what begins later in a run (a model that grows, a scoring at a later stage's beginning), and so the pace and the
     memory of a run's end.
@@ -59,6 +60,7 @@ class Probe:
     seconds: float
     begin_flops: float
     begin_seconds: float
+    budget: float
     evaluating: float
     evaluations: int
     memory: int
@@ -68,6 +70,8 @@ class Probe:
     metrics: tuple[str, ...]
     samples: int
     domains: int
+    parameters: int
+    device: str
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"metrics": list(self.metrics)}
@@ -88,9 +92,19 @@ class Probe:
 
 
 def probe(document: Mapping[str, Any]) -> Probe | str:
+    """What `begin` measures, or why the run does not begin: the engine's own refusal."""
+    try:
+        return begin(document)
+    except NonFinite as error:
+        return f"it diverged within {STEPS} updates ({error})"
+    except BadInput as error:
+        return f"{error.where}: found {error.found}, expected {error.expected}"
+
+
+def begin(document: Mapping[str, Any]) -> Probe:
     """Begins a recipe's run, of its whole budget and with its whole schedule, and stops it after its first updates as Ctrl-C would.
 
-    A text is why it does not begin: the engine's own refusal.
+    Raises BadInput and NonFinite as the run does.
     """
     with tempfile.TemporaryDirectory(prefix="etude-probe-") as name:
         folder = Path(name) / "run"
@@ -98,41 +112,40 @@ def probe(document: Mapping[str, Any]) -> Probe | str:
         # What a whole run does now and then is measured once and counted apart, so that updates are timed alone.
         made["run"] |= {"folder": str(folder), "trackers": [], "evaluate_every": 1.0, "checkpoint_every": 1.0}
         jobs.forget_peak()
-        try:
-            trainer = trainer_of(parse(made, "screen"))
-            cuda = trainer.device if trainer.device.type == "cuda" else None
-            if cuda is not None:
-                torch.cuda.reset_peak_memory_stats(cuda)
-            watch = _Watch(trainer)
-            with contextlib.suppress(Interrupted):  # as it was asked to, with a checkpoint
-                trainer.run()
-        except NonFinite as error:
-            return f"it diverged within {STEPS} updates ({error})"
-        except BadInput as error:
-            return f"{error.where}: found {error.found}, expected {error.expected}"
+        trainer = trainer_of(parse(made, "probe"))
+        cuda = trainer.device if trainer.device.type == "cuda" else None
+        if cuda is not None:
+            torch.cuda.reset_peak_memory_stats(cuda)
+        watch = _Watch(trainer)
+        with contextlib.suppress(Interrupted):  # as it was asked to, with a checkpoint
+            trainer.run()
+        run, steps = watch.run, len(watch.times)
         source = getattr(trainer.stream, "source", None)
-        checkpoints = jobs.bytes_below(folder / "checkpoints") // max(1, len(list((folder / "checkpoints").glob("step-*"))))
-        steps = len(watch.times)
+        checkpoints = list((folder / "checkpoints").glob("step-*"))
+        share = (run.share - watch.begun_share) / steps
         return Probe(
-            flops=(watch.run.ledger.total("flops") - watch.begun) / steps,
-            tokens=watch.run.ledger.entries["train"].get("tokens", 0) / steps,
+            flops=(run.ledger.total("flops") - watch.begun) / steps,
+            tokens=run.ledger.entries["train"].get("tokens", 0) / steps,
             seconds=watch.update_seconds(),
             begin_flops=watch.begun,
             begin_seconds=watch.first - watch.evaluated,
-            evaluating=watch.evaluated - watch.started if watch.run.history else 0.0,
-            evaluations=1 + math.ceil(1 / document["run"]["evaluate_every"]) if watch.run.history else 0,
+            budget=(1 - watch.begun_share) / share,
+            evaluating=watch.evaluated - watch.started if run.history else 0.0,
+            evaluations=1 + math.ceil(1 / document["run"]["evaluate_every"]) if run.history else 0,
             memory=jobs.peak_bytes(),
             device_memory=0 if cuda is None else torch.cuda.max_memory_allocated(cuda),
-            kept=checkpoints * document["run"]["keep_checkpoints"],
+            kept=jobs.bytes_below(folder / "checkpoints") // len(checkpoints) * document["run"]["keep_checkpoints"],
             disk=sum(path.stat().st_size for path in folder.glob("*.*") if path.suffix in (".jsonl", ".bin")) / steps,
-            metrics=tuple(key for key in watch.run.history[-1] if "/" in key) if watch.run.history else (),
+            metrics=tuple(key for key in run.history[-1] if "/" in key) if run.history else (),
             samples=0 if source is None else len(source),
             domains=len(getattr(source, "domain_names", ())),
+            parameters=sum(p.numel() for p in run.model.parameters()),
+            device=str(trainer.device),
         )
 
 
 class _Watch:
-    """Times a run's beginning, and ends it after its first updates. begun: FLOPs before the first of them.
+    """Times a run's beginning, and ends it after its first updates. begun, begun_share: FLOPs, and of the budget, before the first.
 
     started, evaluated, first: seconds on one clock, when methods had started, when the untrained model was measured, and when the first
     batch was there. times: when each update was done.
@@ -142,7 +155,7 @@ class _Watch:
 
     def __init__(self, trainer: Trainer[nn.Module]) -> None:
         self.trainer = trainer
-        self.started = self.evaluated = self.first = self.begun = 0.0
+        self.started = self.evaluated = self.first = self.begun = self.begun_share = 0.0
         self.times: list[float] = []
         for event in ("start", "evaluate", "batch", "updated"):
             trainer.hooks.lists[event].append(getattr(self, event))
@@ -157,7 +170,7 @@ class _Watch:
 
     def batch(self, run: Run, batch: object) -> None:
         if not self.first:
-            self.first, self.begun = time.perf_counter(), run.ledger.total("flops")
+            self.first, self.begun, self.begun_share = time.perf_counter(), run.ledger.total("flops"), run.share
 
     def updated(self, run: Run) -> None:
         self.times.append(time.perf_counter())

@@ -21,6 +21,7 @@ from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput
 from etude.evidence import fingerprint, output, records
 from etude.evidence.live import clock
+from etude.evidence.plan import HOUR
 from etude.evidence.provenance import provenance
 from etude.evidence.reference import Reference
 from etude.evidence.runner import StudyInterrupted, perform, workers_of
@@ -41,7 +42,6 @@ from etude.screen.trial import SCALE, Phase, names_of, study_of
 
 RATES = (0.5, 1.0, 2.0)
 SELECT_SEED = 100
-HOUR = 3600.0
 LOSS = "loss"
 
 
@@ -161,7 +161,7 @@ def _prepared(
     metric = settings.metric or _metric(base)
     if metric not in base.metrics:
         raise BadInput("screen, metric", f"'{metric}'", f"one that the recipe measures: {', '.join(base.metrics)}")
-    flops, steps = _budget(document, told, base)
+    flops, steps = _budget(told, base)
     shares = [rung.share for rung in ladder(1, 1, 1, settings.rungs)]
 
     def facts(share: float) -> Facts:
@@ -231,22 +231,14 @@ def _asked_budget(asked: str) -> dict[str, float]:
     return {unit: amount if unit == "flops" else max(1, round(amount))}
 
 
-def _budget(document: Mapping[str, Any], told: Mapping[str, float], base: Probe) -> tuple[float, float]:
-    """(FLOPs of a run, updates of the baseline in them)."""
-    match told:
-        case {"flops": flops}:
-            return flops, base.updates(flops)
-        case {"tokens": tokens} if base.tokens:
-            steps = math.ceil(tokens / base.tokens)
-        case {"samples": samples}:
-            steps = math.ceil(samples / _samples_an_update(document))
-        case {"steps": count}:
-            steps = count
-        case _:
-            said = ", ".join(told)
-            raise BadInput(
-                "screen, budget", f"the recipe's budget in {said}", "one in tokens, steps, samples or FLOPs; or --budget 1e12flops"
-            )
+def _budget(told: Mapping[str, Any], base: Probe) -> tuple[float, float]:
+    """(FLOPs of a run, updates of the baseline in them). told: the budget that the baseline was probed with."""
+    if "flops" in told:
+        return told["flops"], base.budget
+    if "seconds" in told or any(name.endswith("seconds") for name in told.get("weights", ())):
+        expected = "one in tokens, steps, samples or FLOPs; or --budget 1e12flops"
+        raise BadInput("screen, budget", "the recipe's budget in seconds", expected)
+    steps = round(base.budget)
     return base.whole(steps).flops, steps
 
 
