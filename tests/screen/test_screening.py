@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from etude.errors import BadInput
-from etude.recipe.config import load
+from etude.recipe.config import load, parse
 from etude.screen.screening import Settings, screen
+from etude.screen.trial import Phase, arm_name, trainer_of
 
 RECIPE = """
 schema = 1
@@ -90,6 +91,21 @@ def test_all_runs_spend_the_same_flops_and_the_seeds_are_fresh(recipe, tmp_path)
     assert len({f for _, f in by_phase["confirm"]}) == 1
     assert by_phase["confirm"][0][1] == pytest.approx(done["plan"]["flops_a_run"], rel=0.1)  # whole updates
     assert by_phase["select-1"][0][1] == pytest.approx(done["plan"]["flops_a_run"] / 2, rel=0.2)
+
+
+def test_it_is_confirmed_on_the_half_of_what_is_held_out_that_it_was_not_selected_on(recipe, tmp_path):
+    out = tmp_path / "out"
+    done = screen(recipe, methods=["gradient-noise"], settings=FEW, out=out, workers=1, quiet=True)
+    halves = {phase: Phase.read(out / phase / "phase.json").half for phase in ("select-1", "confirm")}
+    assert halves == {"select-1": 0, "confirm": 1}
+    assert "selected on one half of the held-out samples, confirmed on the other" in (out / "report.html").read_text()
+    document = Phase.read(out / "confirm" / "phase.json").recipe(arm_name("baseline", done["confirm"]["rates"]["baseline"]), 0, tmp_path)
+    document["run"]["folder"] = str(tmp_path / "again")
+    trainer = trainer_of(parse(document, "test"))
+    model = trainer.run().model
+    (measure,) = trainer.evaluators.values()
+    assert done["confirm"]["values"]["baseline"][0] == pytest.approx(measure.half(1)(model)["loss"], rel=1e-6)
+    assert measure.half(0)(model)["loss"] != pytest.approx(measure.half(1)(model)["loss"], rel=1e-6)
 
 
 def test_a_plan_trains_nothing(recipe, tmp_path):

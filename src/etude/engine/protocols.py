@@ -203,6 +203,17 @@ class Evaluator(Protocol):
     def __call__(self, model: nn.Module) -> Metrics: ...
 
 
+@runtime_checkable
+class Halved(Protocol):
+    """An evaluator that can measure on half of its held-out samples.
+
+    half(0), half(1): two that share no sample, always the same ones (`streams.halves`), each of as many samples as the whole one is
+    limited to where there are enough. None where there are too few to cut.
+    """
+
+    def half(self, which: int) -> Evaluator | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How to draw tokens. temperature 0 is greedy. top_k 0 and top_p 1 cut nothing.

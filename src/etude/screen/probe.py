@@ -25,7 +25,7 @@ from etude.evidence import fingerprint, jobs
 from etude.recipe.config import parse
 from etude.screen.candidates import Candidate
 from etude.screen.certificates import code_of
-from etude.screen.trial import trainer_of, with_budget
+from etude.screen.trial import halved, trainer_of, with_budget
 
 STEPS = 20
 
@@ -49,7 +49,8 @@ class Probe:
     (scoring the data, short runs that teach a method something). budget: updates that the run's own budget is enough for.
     evaluating: seconds of one of `evaluations`, as many as the whole run makes. memory: bytes, of the process at its peak;
     device_memory: of a CUDA device, else 0. kept: bytes of a run's checkpoints; disk: bytes that an update adds to its logs.
-    metrics: what is measured. samples, domains: of the training data. parameters: of the model. device: "cpu".
+    metrics: what is measured. halves: evaluators that can measure on half of what is held out. samples, domains: of the training
+    data. parameters: of the model. device: "cpu".
 
     Not seen: what begins later in a run (a model that grows, a scoring at a later stage's beginning), and so the pace and the
     memory of a run's end.
@@ -68,13 +69,14 @@ class Probe:
     kept: int
     disk: float
     metrics: tuple[str, ...]
+    halves: tuple[str, ...]
     samples: int
     domains: int
     parameters: int
     device: str
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"metrics": list(self.metrics)}
+        return asdict(self) | {"metrics": list(self.metrics), "halves": list(self.halves)}
 
     def updates(self, flops: float, begin: float = 1.0) -> float:
         """How many a run of so many FLOPs makes. begin: times what this one spent before its first update."""
@@ -137,6 +139,7 @@ def begin(document: Mapping[str, Any]) -> Probe:
             kept=jobs.bytes_below(folder / "checkpoints") // len(checkpoints) * document["run"]["keep_checkpoints"],
             disk=sum(path.stat().st_size for path in folder.glob("*.*") if path.suffix in (".jsonl", ".bin")) / steps,
             metrics=tuple(key for key in run.history[-1] if "/" in key) if run.history else (),
+            halves=tuple(halved(trainer.evaluators, 0)),
             samples=0 if source is None else len(source),
             domains=len(getattr(source, "domain_names", ())),
             parameters=sum(p.numel() for p in run.model.parameters()),
@@ -207,4 +210,4 @@ class Probes:
             self.kept[key] = found if isinstance(found, str) else found.as_dict()
             write_atomic(self.path, json.dumps(self.kept, indent=1))
         told = self.kept[key]
-        return told if isinstance(told, str) else Probe(**{**told, "metrics": tuple(told["metrics"])})
+        return told if isinstance(told, str) else Probe(**{**told, "metrics": tuple(told["metrics"]), "halves": tuple(told["halves"])})

@@ -74,6 +74,10 @@ def _effect(told: Mapping[str, Any]) -> str:
     return "" if told["estimate"] is None else effect(told["estimate"], told["interval"])
 
 
+HALVES = "selected on one half of the held-out samples, confirmed on the other"
+NO_HALVES = "selected and confirmed on the same held-out data, which this measure cannot halve: keep a test set that no recipe names"
+
+
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     """A plan in words."""
     better = "lower" if plan["lower_is_better"] else "higher"
@@ -94,6 +98,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         f"smallest effect shown with 80 % probability by {plan['seeds']} seeds: d = {plan['d']:g} and {plan['detectable_sd']:.2f} standard "
         "deviations of a seed's difference, for one method; more where several are confirmed"
     )
+    said.append(HALVES if plan["halves"] else NO_HALVES)
     if plan["proxy"]:
         said.append(f"on a proxy: {plan['proxy']}")
     return said

@@ -42,6 +42,8 @@ from etude.screen.trial import SCALE, Phase, names_of, study_of
 
 RATES = (0.5, 1.0, 2.0)
 SELECT_SEED = 100
+SELECTED, CONFIRMED = 0, 1
+"""Which half of the held-out samples a phase measures on; a combination on that of the confirmation, with seeds of its own."""
 LOSS = "loss"
 
 
@@ -273,8 +275,8 @@ def plan_of(asked: Screen) -> dict[str, Any]:
         },
         "refused": asked.refused, "phases": phases, "runs": runs, "flops": flops, "seconds": seconds / asked.workers,
         "workers": asked.workers, "memory": memory, "disk": runs * max(run.disk for run in whole.values()),
-        "seeds": asked.n, "d": asked.settings.d, "detectable_sd": smallest_detectable(1.0, asked.n),
-        "proxy": asked.proxy,
+        "halves": asked.metric.partition("/")[0] in asked.probes[BASELINE].halves, "seeds": asked.n, "d": asked.settings.d,
+        "detectable_sd": smallest_detectable(1.0, asked.n), "proxy": asked.proxy,
     }  # fmt: skip
 
 
@@ -289,7 +291,7 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     def measure(number: int, arms: list[Arm], share: float) -> dict[Arm, list[float]]:
         title = f"select, rung {number + 1} of {len(asked.rungs)}"
         made = {BASELINE: BARE, **asked.short[number]}
-        told = _phase(asked, f"select-{number + 1}", title, {arm: made[arm[0]] for arm in arms}, [SELECT_SEED + number], share)
+        told = _phase(asked, f"select-{number + 1}", title, {arm: made[arm[0]] for arm in arms}, [SELECT_SEED + number], share, SELECTED)
         report["spending"] += told["off"]
         return {arm: [sign * v for v in values] for arm, values in told["values"].items()}
 
@@ -298,7 +300,7 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     report |= {"select": found.history, "dropped": found.dropped, "edge": found.edge}
     best: dict[str, Arm] = {name: (name, rate) for name, rate in found.rates.items()}
     seeds = list(range(asked.n))
-    told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, seeds, 1.0)
+    told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, seeds)
     report["spending"] += told["off"]
     outcomes = _confirmed(asked, told, seeds)
     report["confirm"] = {"rates": found.rates, "methods": [c.as_dict() for c in outcomes], "values": _by_name(told["values"])}
@@ -310,7 +312,7 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
         rate = best[single][1]
         trio = {best[BASELINE]: BARE, best[single]: asked.candidates[single], (together.name, rate): together}
         seeds = list(range(asked.n, 2 * asked.n))
-        more = _phase(asked, "combine", "combine", trio, seeds, 1.0)
+        more = _phase(asked, "combine", "combine", trio, seeds)
         report["spending"] += more["off"]
         second = _confirmed(asked, more, seeds)
         report["combine"] = {"name": together.name, "methods": [c.as_dict() for c in second], "values": _by_name(more["values"])}
@@ -319,13 +321,15 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     return _written(asked, report, winner, best, told["record"])
 
 
-def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], seeds: Sequence[int], share: float) -> dict[str, Any]:
+def _phase(
+    asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], seeds: Sequence[int], share: float = 1.0, half: int = CONFIRMED
+) -> dict[str, Any]:
     """Runs a phase's arms, or finds them done. {"values": arm -> [one a seed], "record": a study's record of it, "labels": the record's
     arms -> name, "off": runs that did not spend their budget}."""
     named = names_of(arms)
     phase = Phase(
         document=asked.document, arms=named, flops=share * asked.flops, metric=asked.metric,
-        lower_is_better=asked.lower_is_better,
+        lower_is_better=asked.lower_is_better, half=half,
     )  # fmt: skip
     folder = asked.out / name
     file = folder / "phase.json"
@@ -333,7 +337,9 @@ def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], 
     write_atomic(file, phase.as_json())
     reference = Reference(str(file), "etude.screen.trial:study_of")
     study = study_of(str(file))
-    hashes = {arm: fingerprint.digest([phase.recipe(arm, 0, Path()), *code_of(candidate.parts)]) for arm, (candidate, _) in named.items()}
+    hashes = {
+        arm: fingerprint.digest([phase.recipe(arm, 0, Path()), half, *code_of(candidate.parts)]) for arm, (candidate, _) in named.items()
+    }
     tasks = [output.task(folder, SCALE, arm, seed, hashes[arm]) for seed in seeds for arm in named]
     try:
         runs = perform(
@@ -380,7 +386,7 @@ def _written(
     made = BARE if winner is None else asked.candidates[name]
     phase = Phase(
         document=asked.document, arms={name: (made, rate)}, flops=asked.flops, metric=asked.metric,
-        lower_is_better=asked.lower_is_better,
+        lower_is_better=asked.lower_is_better, half=CONFIRMED,
     )  # fmt: skip
     document = phase.recipe(name, 0, None)
     document["run"] = {**asked.document["run"], "folder": "runs/winner"}
