@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,4 +176,3 @@ def study_of(word: str) -> Study:
 
 NAMES = ("curricula", "growth", "recursion")
 LOCATE = "etude.arenas.arena:study_of"
-entry = partial

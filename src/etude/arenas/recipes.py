@@ -83,7 +83,7 @@ def run(job: Job, word: str) -> Outcome:
             result = trainer_of(parse(told, f"arena, {name}"), progress).run(resume=part.begun)
             values[name] = result.metrics[task.metric]
             ledgers.append(result.ledger.as_dict())
-            curves[f"{name} / flops"] = result.curve(task.metric, "flops")
+            curves[f"{name}, {task.metric} / share of the budget"] = result.curve(task.metric, "share")
             parameters = max(parameters, result.parameters)
     goals = {name: task.goal for name, task in settings.tasks.items()}
     return scored(goals, values, metrics={"enters": float(enters)}, ledger=added(ledgers), curves=curves, parameters=parameters)
