@@ -1,7 +1,7 @@
 """Which order of the data helps? Samplers, mixtures, subsets and curricula on four kinds of data in domains, at equal FLOPs.
 
 What is scored is what a user would want of each pool, not what its mixture is made of: held-out text of both domains, clean text where
-half of the pool are near copies, sums of three digits out of one to four, sorting where hints of it lie beside it.
+half of the pool are near copies, sums of two digits among those of one and three, sorting where hints of it lie beside it.
 A paper enters with the settings that its own rule gives for each recipe; nothing is tuned for anyone, the learning rate is one that is
 good for the baseline. Which domains are hints is told, as a user would have to.
 """
@@ -41,7 +41,7 @@ rows = "{folder}/train.jsonl"
 held_out_rows = "{folder}/held.jsonl"
 domain = "domain"
 context = {context}
-batch = 16
+batch = 32
 """
 
 
@@ -53,6 +53,7 @@ def shaped(text: str, width: int, depth: int, **more: object) -> str:
 
 
 def tasks(width: int, depth: int, steps: int) -> dict[str, RecipeTask]:
+    """steps: updates of 1,024 tokens on texts and on rows, whose batches are as large; sums, which take longer to learn, get twice as many."""
     texts = shaped(TEXT, width, depth, first="english", second="code")
     copies = shaped(TEXT, width, depth, first="clean", second="copies") + '[evaluate]\nmeasures = ["loss", "domains"]\n'
     return {
@@ -62,10 +63,10 @@ def tasks(width: int, depth: int, steps: int) -> dict[str, RecipeTask]:
             metric="domains/clean",
         ),
         "sums": RecipeTask(
-            about="held-out loss on sums of three digits", data=work.sums, recipe=shaped(ROWS, width, depth, context=32), steps=steps,
+            about="held-out loss on sums of two digits", data=work.sums, recipe=shaped(ROWS, width, depth, context=16), steps=2 * steps,
         ),
         "sorting": RecipeTask(
-            about="held-out loss on sorting", data=work.sorting, recipe=shaped(ROWS, width, depth, context=64), steps=steps,
+            about="held-out loss on sorting", data=work.sorting, recipe=shaped(ROWS, width, depth, context=40), steps=steps,
             told={"task-hinting": {"hints": ["successor", "fill"], "share": 0.5}},
         ),
     }  # fmt: skip
@@ -81,6 +82,7 @@ ARENA = Arena(
         "quick": Scale(settings=Settings(tasks=tasks(24, 2, 120)), seeds=3, size="20k parameters / 120 updates a task"),
         "cpu": Scale(settings=Settings(tasks=tasks(48, 2, 400)), seeds=5, size="70k parameters / 400 updates a task"),
     },
+    plots=recipes.curves(tasks(8, 2, 1)),
     code=(Path(__file__), Path(recipes.__file__), Path(work.__file__)),
     baseline_about="samples drawn evenly from the pool",
 )
