@@ -53,7 +53,7 @@ def shaped(text: str, width: int, depth: int, **more: object) -> str:
 
 
 def tasks(width: int, depth: int, steps: int) -> dict[str, RecipeTask]:
-    """steps: updates of 1,024 tokens on texts and on rows, whose batches are as large; sums, which take longer to learn, get twice as many."""
+    """steps: updates of about 1,024 tokens; of sums, whose rows are short and take longer to learn, twice as many."""
     texts = shaped(TEXT, width, depth, first="english", second="code")
     copies = shaped(TEXT, width, depth, first="clean", second="copies") + '[evaluate]\nmeasures = ["loss", "domains"]\n'
     return {

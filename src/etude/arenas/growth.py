@@ -22,7 +22,9 @@ def tasks(width: int, steps: int) -> dict[str, RecipeTask]:
         "sums": RecipeTask(
             about="held-out loss on sums of two digits", data=work.sums, recipe=shaped(ROWS, width, DEPTH, context=16), steps=2 * steps,
         ),
-        "sorting": RecipeTask(about="held-out loss on sorting", data=work.sorting, recipe=shaped(ROWS, width, DEPTH, context=40), steps=steps),
+        "sorting": RecipeTask(
+            about="held-out loss on sorting", data=work.sorting, recipe=shaped(ROWS, width, DEPTH, context=40), steps=steps,
+        ),
     }  # fmt: skip
 
 
