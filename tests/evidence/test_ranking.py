@@ -8,6 +8,7 @@ from etude.evidence import derived, records
 from etude.evidence.claims import Better, Entrant
 from etude.evidence.ranking import improvement, interquartile_mean, ranking
 from etude.evidence.statistics import holm_levels, t_interval
+from etude.evidence.study import Study
 from etude.evidence.verdict import judge, primary_of
 
 # [tasks, runs]; what rliable 1.2.0 gives for them: aggregate_iqm of each, probability_of_improvement of the second over the first.
@@ -57,7 +58,8 @@ def entrants(names):
 def test_a_ranking_has_the_better_arms_first_and_intervals_around_them():
     record = made({"good": 0.3, "bad": -0.3, "same": 0.0})
     told = ranking(record, ["bad", "same", "good"], "baseline", TASKS)
-    assert [one.arm for one in told][0] == "good" and told[-1].arm == "bad"
+    assert next(one.arm for one in told) == "good"
+    assert told[-1].arm == "bad"
     assert {one.arm: one.improvement for one in told}["good"] == 1.0
     assert {one.arm: one.improvement for one in told}["baseline"] is None
     for one in told:
@@ -76,7 +78,7 @@ def test_entrants_are_one_family_without_a_primary_claim():
     judged = judge(record, claims)
     assert primary_of(claims) is None
     assert not any(one.primary for one in judged)
-    assert [one.level for one in judged] == holm_levels([one.p for one in judged])
+    assert [one.level for one in judged] == holm_levels([one.p or 0.0 for one in judged])
     gains = np.subtract([record["arms"]["good"]["metrics"][t] for t in TASKS], [record["arms"]["baseline"]["metrics"][t] for t in TASKS])
     assert judged[0].interval == pytest.approx(t_interval(gains.mean(axis=0), judged[0].level))
     assert [one.verdict for one in judged] == ["holds", "reversed", "no effect"]
@@ -92,13 +94,10 @@ def test_a_changed_ranking_is_found():
     record, claims = made({"good": 0.3}), entrants(["good"])
     record |= records.judged(record, claims)
 
-    class Told:
-        pass
-
-    Told.claims = claims
-    assert derived.differences(Told, record) == []  # type: ignore[arg-type]
+    study = Study(slug="x", arms={}, scales={}, claims=claims, baseline="baseline", headline="score")
+    assert derived.differences(study, record) == []
     record["ranking"][0]["iqm"] += 0.1
-    assert derived.differences(Told, record) == ["the ranking on record is not that of its values"]  # type: ignore[arg-type]
+    assert derived.differences(study, record) == ["the ranking on record is not that of its values"]
 
 
 def test_entrants_stand_alone():

@@ -24,7 +24,9 @@ depth = {depth}
 heads = 2
 [optimizer]
 kind = "adamw"
-lr = 0.006
+lr = 0.003
+[run]
+evaluate_every = 0.2
 """
 TEXT = """
 [data]
@@ -78,7 +80,7 @@ ARENA = Arena(
     goals={name: task.goal for name, task in tasks(8, 2, 1).items()},
     enter=recipes.entrant,
     scales={
-        "smoke": Scale(settings=Settings(tasks=tasks(8, 2, 30)), seeds=1, size="3k parameters / 30 updates a task"),
+        "smoke": Scale(settings=Settings(tasks=tasks(8, 2, 12)), seeds=1, size="3k parameters / 12 updates a task"),
         "quick": Scale(settings=Settings(tasks=tasks(24, 2, 120)), seeds=3, size="20k parameters / 120 updates a task"),
         "cpu": Scale(settings=Settings(tasks=tasks(48, 2, 400)), seeds=5, size="70k parameters / 400 updates a task"),
     },

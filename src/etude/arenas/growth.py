@@ -30,7 +30,7 @@ def tasks(width: int, steps: int) -> dict[str, RecipeTask]:
 
 def scales() -> dict[str, Scale]:
     return {
-        "smoke": Scale(settings=Settings(tasks=tasks(8, 30)), seeds=1, size="10k parameters / 30 updates a task"),
+        "smoke": Scale(settings=Settings(tasks=tasks(8, 12)), seeds=1, size="10k parameters / 12 updates a task"),
         "quick": Scale(settings=Settings(tasks=tasks(24, 100)), seeds=3, size="60k parameters / 100 updates a task"),
         "cpu": Scale(settings=Settings(tasks=tasks(40, 400)), seeds=5, size="170k parameters / 400 updates a task"),
     }
