@@ -136,7 +136,7 @@ def _places(axes: Any, record: dict[str, Any]) -> None:
         color = "#8a9099" if one["arm"] == record["baseline"] else "#1f6feb"
         axes.plot(one["interval"], [row, row], color=color, linewidth=2, solid_capstyle="round")
         axes.plot([one["iqm"]], [row], "o", color=color, markersize=7)
-        told = f"{one['iqm']:.3f}"
+        told = f"{one['iqm']:+.4f}"
         if one["improvement"] is not None:
             low, high = one["improvement_interval"]
             told += f", better than the baseline in {one['improvement']:.0%} [{low:.0%}, {high:.0%}]"
@@ -145,7 +145,7 @@ def _places(axes: Any, record: dict[str, Any]) -> None:
     axes.set_ylim(len(ranked) - 0.4, -0.7)
     axes.margins(x=0.3)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("score: interquartile mean over tasks and seeds, 95 % bootstrap interval")
+    axes.set_xlabel("score beyond the baseline's on the task: interquartile mean, 95 % bootstrap interval")
 
 
 def _gains(axes: Any, record: dict[str, Any]) -> None:
