@@ -143,9 +143,9 @@ def _places(axes: Any, record: dict[str, Any]) -> None:
         axes.annotate(told, (one["iqm"], row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8, color=color)
     axes.set_yticks(range(len(ranked)), [one["arm"] for one in ranked])
     axes.set_ylim(len(ranked) - 0.4, -0.7)
-    axes.margins(x=0.3)
+    axes.margins(x=0.45)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("score beyond the baseline's on the task: interquartile mean, 95 % bootstrap interval")
+    axes.set_xlabel("gain in score over the baseline: interquartile mean, 95 % interval")
 
 
 def _gains(axes: Any, record: dict[str, Any]) -> None:
