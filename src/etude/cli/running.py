@@ -53,9 +53,10 @@ def run(
         _foretell(Path(paper), (), False, json)
         return
     chosen, which = names(arms, "etude run --arms"), asked(seeds, "etude run --seeds")
-    from etude.papers.catalogue import card, load_study
+    from etude.cli.studies import reference
 
-    study = load_study(paper)  # before the runner, so that a paper that is not here costs no time
+    found = reference(paper)
+    study = found.study()  # before the runner, so that a paper that is not here costs no time
     if register:
         from etude.evidence import places, registration
 
@@ -67,7 +68,7 @@ def run(
         return
     from etude.evidence.runner import run_study
 
-    run_study(card(paper).word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason, yes=yes)
+    run_study(found, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason, yes=yes)
 
 
 def _foretell(recipe: Path, changes: tuple[str, ...], offline: bool, json: bool) -> None:

@@ -64,8 +64,10 @@ def code_hash(sources: Mapping[str, str]) -> str:
 
 
 def paper_code(study: Study) -> str:
-    """The hash of the code that defines a study: every file of its own that its arms and settings come from."""
-    return code_hash({name: path.read_text(encoding="utf-8") for name, path in paper_files(study).items()})
+    """The hash of the code that defines a study: every file of its own that its arms and settings come from, and what arms name."""
+    own = code_hash({name: path.read_text(encoding="utf-8") for name, path in paper_files(study).items()})
+    named = {_name_of(path): path for arm in study.arms.values() for path in arm.code}
+    return own if not named else digest([own, {name: _shape(ast.parse(path.read_text(encoding="utf-8"))) for name, path in named.items()}])
 
 
 def paper_files(study: Study) -> dict[str, Path]:

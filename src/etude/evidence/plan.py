@@ -58,7 +58,7 @@ class Plan:
     """runs, kept: how many in all, and finished before. seconds: wall time on `workers` processes; None where an arm is unknown.
 
     memory: bytes, all workers at their peak. disk: bytes to come; disk_free: bytes. detectable: the smallest effect of the
-    primary claim that `n` seeds show with 80 % probability, in the claim's unit, or in standard deviations of it.
+    primary claim (of entrants, the first) that `n` seeds show with 80 % probability, in the claim's unit, or in standard deviations of it.
     budgets: arm -> quantity -> what one run plans to spend, for arms that say it.
     """
 
@@ -258,7 +258,7 @@ def _probe_group(reference: Reference, tasks: Sequence[Task], base: Path, limit:
 
 
 def _detectable(study: Study, scale: str, n: int, places: Sequence[Path]) -> tuple[float, str]:
-    claim = study.claims[primary_of(study.claims)] if study.claims else None
+    claim = study.claims[primary_of(study.claims) or 0] if study.claims else None
     for path in places:
         try:
             record = records.read(path)
