@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +9,8 @@ import typer
 from etude.arenas import LOCATE, NAMES, SEPARATOR
 from etude.cli.browsing import Json
 from etude.cli.output import colored, console, print_json
-from etude.cli.running import names
+from etude.cli.running import Out, Plan, Reason, Register, Scale, Seeds, Workers, Yes, names
+from etude.cli.studies import register_study
 from etude.errors import BadInput
 from etude.evidence.seeds import asked
 
@@ -21,19 +21,17 @@ def add(app: typer.Typer) -> None:
 
 def arena(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="Which arena; without it: what there is, and who enters.")] = "",
-    scale: Annotated[
-        str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
-    ] = "quick",
-    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")] = "",
+    scale: Scale = "quick",
+    seeds: Seeds = "",
     methods: Annotated[
         str, typer.Option("--methods", metavar="A,B", help="Only these papers, or files of yours, beside the baseline.")
     ] = "",
-    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say time, memory, budgets and smallest detectable effect, and stop.")] = False,
-    register: Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")] = False,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why an arena on record is run or registered again.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Go on where the plan is over an hour.")] = False,
+    workers: Workers = None,
+    out: Out = None,
+    plan: Plan = False,
+    register: Register = False,
+    reason: Reason = "",
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Every paper of a question on the same work at the same cost, ranked."""
@@ -60,13 +58,7 @@ def arena(
             raise BadInput(f"etude arena {name}, {found.slug}", str(why), "one that enters: `etude arena` lists them")
     reference = Reference(SEPARATOR.join([name, *files]), LOCATE)
     if register:
-        from etude.evidence import places, registration
-
-        path = registration.register(reference.study(), places.find(), reason)
-        if json:
-            print_json({"slug": named.slug, "registered": str(path)})
-        else:
-            print(path)
+        register_study(reference, reason, json)
         return
     from etude.evidence.runner import run_study
 

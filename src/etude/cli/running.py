@@ -31,19 +31,30 @@ def demo(
         print_json(result)
 
 
+Scale = Annotated[
+    str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
+]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Say time, memory, disk, budgets and smallest detectable effect, and stop.")]
+Register = Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why what is on record is run or registered again.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Go on where the plan is over an hour.")]
+"""The options of every door that runs a study."""
+
+
 def run(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, its number, or a file of yours that defines STUDY.")],
-    scale: Annotated[
-        str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
-    ] = "quick",
-    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")] = "",
+    scale: Scale = "quick",
+    seeds: Seeds = "",
     arms: Annotated[str, typer.Option("--arms", metavar="A,B", help="Only these arms.")] = "",
-    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say time, memory, disk, budgets and smallest detectable effect, and stop.")] = False,
-    register: Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")] = False,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why a study on record is run or registered again.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Go on where the plan is over an hour.")] = False,
+    workers: Workers = None,
+    out: Out = None,
+    plan: Plan = False,
+    register: Register = False,
+    reason: Reason = "",
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """A paper's study: its arms at equal budget, over seeds, with a verdict."""
@@ -53,18 +64,12 @@ def run(
         _foretell(Path(paper), (), False, json)
         return
     chosen, which = names(arms, "etude run --arms"), asked(seeds, "etude run --seeds")
-    from etude.cli.studies import reference
+    from etude.cli.studies import reference, register_study
 
     found = reference(paper)
-    study = found.study()  # before the runner, so that a paper that is not here costs no time
+    found.study()  # before the runner, so that a paper that is not here costs no time
     if register:
-        from etude.evidence import places, registration
-
-        path = registration.register(study, places.find(), reason)
-        if json:
-            print_json({"slug": study.slug, "registered": str(path)})
-        else:
-            print(path)
+        register_study(found, reason, json)
         return
     from etude.evidence.runner import run_study
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from etude.cli.output import print_json
+
 if TYPE_CHECKING:
     from etude.evidence.reference import Reference
     from etude.evidence.study import Study
@@ -20,6 +22,18 @@ def reference(word: str) -> Reference:
 
 def study(word: str) -> Study:
     return reference(word).study()
+
+
+def register_study(found: Reference, reason: str, json: bool) -> None:
+    """Writes its registration, and prints where."""
+    from etude.evidence import places, registration
+
+    study = found.study()
+    path = registration.register(study, places.find(), reason)
+    if json:
+        print_json({"slug": study.slug, "registered": str(path)})
+    else:
+        print(path)
 
 
 def slug(word: str) -> str:
