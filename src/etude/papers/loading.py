@@ -23,6 +23,9 @@ from etude.papers.catalogue import Card, card
 from etude.papers.outside import find_module
 from etude.papers.suggesting import Facts, Suggestion
 
+ENTRY = "arena"
+"""The file of a package that says how it does the work of arenas."""
+
 
 @typed("etude.study, ")
 def load_study(name: str) -> Study:
@@ -77,6 +80,21 @@ def suggestion(found: Card, facts: Facts) -> Suggestion:
         named = f"{module.__name__}.suggest"
         rule = getattr(import_module(named), "suggest", None) if hasattr(module, "__path__") and find_spec(named) else None
     return None if rule is None else rule(facts)
+
+
+def entry(found: Card, arena: str) -> Callable[[Any], Any] | str:
+    """How a paper that is a program does an arena's work, or why it does not: what the file `arena.py` of its package names as the arena.
+
+    Raises BadInput where that is neither a function nor a text.
+    """
+    module = load_module(found)
+    named = f"{module.__name__}.{ENTRY}"
+    how = getattr(import_module(named), arena, None) if hasattr(module, "__path__") and find_spec(named) else None
+    if how is None:
+        return f"it has no file {ENTRY}.py that says how it does this work ({arena})"
+    if not callable(how) and not isinstance(how, str):
+        raise BadInput(f"{named}, {arena}", shown(how), "a function of the work, or the reason why it does not enter")
+    return how
 
 
 def load_module(found: Card) -> ModuleType:
