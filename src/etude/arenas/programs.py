@@ -6,7 +6,7 @@ apart by what a problem asks, and no entrant sees it. Judged is the share of hel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
@@ -69,7 +69,7 @@ class ProblemTask:
     worked: bool = False
     slips: float = 0.3
     updates: int = 600
-    batch: int = 64
+    batch: int = 32
     problems: int = 500
     demonstrated: int = 125
     held_out: int = 100

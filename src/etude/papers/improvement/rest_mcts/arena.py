@@ -16,11 +16,12 @@ from etude.data.stream import DataStream
 from etude.engine.ledger import Budget, Ledger
 from etude.engine.optim import AdamW
 from etude.engine.protocols import Completion, Sampling, Source
-from etude.engine.schedule import Cosine, Linear
+from etude.engine.schedule import Cosine, Linear, Schedule
 from etude.engine.streams import derive, numpy_rng
 from etude.engine.trainer import Trainer
 from etude.generate.search import GeneratedSteps, Limit, Question, Samples, Step, merged, run_searches
-from etude.generate.search.asking import Expander, Path as Steps
+from etude.generate.search.asking import Expander
+from etude.generate.search.asking import Path as Steps
 from etude.learn.logprobs import frozen_copy
 from etude.learn.state_values import StateValues
 from etude.learn.values import StepSource, StepValues, ValueModel
@@ -42,8 +43,10 @@ SEARCH, POLICY = 0.49, 0.18 / 0.51
 """Of a round's FLOPs the share for searches, and of what is left that for the policy, as in the study's record."""
 STEPS = 4
 """An answer of one line is cut into so many steps at most, about as many as the study's chains have lines."""
-PROBE = 8
-"""Problems whose searches tell how many a round can pay for."""
+ROUNDS_FLOPS = 1.26e12
+"""Of the study's rounds (its record)."""
+PROBE, PROBE_LIMIT = 8, 100.0
+"""Problems whose short searches tell what a unit of their limit costs in FLOPs."""
 
 
 class Pieces(GeneratedSteps):
@@ -76,21 +79,32 @@ class Budgeted(SelfTraining):
         if self.left <= 0 or (value and self.last):
             return Ledger()
         share = 1.0 if value or self.last else POLICY
-        spent = fitted(model, source, objective, rows, lr, self.learning.weight_decay, share * self.left, self.seed, name, self.progress)
+        spent = fitted(
+            model,
+            source,
+            objective,
+            rows,
+            lr,
+            self.learning.weight_decay,
+            share * self.left,
+            self.seed,
+            name,
+            self.progress,
+            Linear(warmup=0.05),
+        )
         self.left -= spent.total("flops")
         return spent
 
 
 def fitted(
-    model: nn.Module, source: Source, objective: Any, rows: int, lr: float, decay: float, flops: float, seed: int, name: str, progress: Any,
-    schedule: Any = Linear(warmup=0.05),
+    model: nn.Module, source: Source, objective: Any, *, rows: int, lr: float, decay: float, flops: float, seed: int, schedule: Schedule,
+    progress: Any,
 ) -> Ledger:  # fmt: skip
     """Trains in place; what it cost."""
     model.requires_grad_(True).train()
-    own = derive(seed, name)
     result = Trainer(
-        model, DataStream(source, min(rows, len(source)), own, drop_last=True), objective, optimizer=AdamW(lr=lr, weight_decay=decay),
-        schedule=schedule, budget=Budget(flops=flops), seed=own, progress=progress,
+        model, DataStream(source, min(rows, len(source)), seed, drop_last=True), objective, optimizer=AdamW(lr=lr, weight_decay=decay),
+        schedule=schedule, budget=Budget(flops=flops), seed=seed, progress=progress,
     ).run()  # fmt: skip
     model.eval()
     return result.ledger
@@ -100,24 +114,22 @@ def improvement(work: Work) -> Improved:
     """Trees under a value model, right traces that it likes for the policy, inferred step rewards for the value model; two rounds.
 
     The study's settings of search and learning; a step is a line, and at most a quarter of the longest answer. The first value model is
-    taught on demonstrations and the base's own ways on from them. The FLOPs are shared out as in the study, and what searches leave of
-    a round goes to training; the value model is not trained after the last round.
+    taught on demonstrations and the base's own ways on from them. The FLOPs are shared out as in the study: problems of a round as many as
+    there, scaled by the FLOPs, each searched as long as the share of searches allows; what they leave of a round goes to training. The
+    value model is not trained after the last round.
     """
     s, first = Settings(), Ledger()
     size = max(1, -(-work.max_tokens // STEPS))
     if all("\n" not in answer for answer in work.demonstrations.values()):
         s = replace(s, max_depth=STEPS)
     value = first_value(work, s, size, first)
-    search, limit = training_search(s, limit_of(s)), limit_of(s)
     order = [str(number) for number in numpy_rng(work.seed, "questions").permutation(len(work.pool))]
-    probe = Ledger()
-    asked = [Question(name, prompt_of(work, name)) for name in order[:PROBE]]
-    run_searches(search, asked, steps_of(work, s, size, work.frozen(), work.seed_of("probe"), probe), values_of(work, value, probe))
-    first.merge(probe, category="prepare")
+    each = min(len(order), max(PROBE, round(s.questions * work.flops / ROUNDS_FLOPS)))
+    unit = unit_cost(work, s, size, value, order[:PROBE], first)
     left = work.left(first)
-    each = max(1, int(SEARCH * left / s.rounds / (probe.total("flops") / len(asked))))
+    limit = limit_of(s, max(1.0, SEARCH * left / s.rounds / each / unit))
     steps = Budgeted(
-        policy=work.trainable(), value=value, search=search, limit=limit, seed=work.seed,
+        policy=work.trainable(), value=value, search=training_search(s, limit), limit=limit, seed=work.seed,
         learning=Learning(
             context=work.context, at_least=s.at_least, most_traces=s.most_traces, updates=1, batch=s.batch, lr=s.lr, value_updates=1,
             value_batch=s.value_batch, value_lr=s.value_lr,
@@ -140,7 +152,7 @@ def improvement(work: Work) -> Improved:
     model.load_state_dict(state["policy"])
     ledger = Ledger.from_dict(state["ledger"])
     ledger.merge(first)
-    told = {"questions solved": reports[-1]["questions solved"], "traces": reports[-1]["traces"], "questions": float(each)}
+    told = {"questions solved": reports[-1]["questions solved"], "traces": reports[-1]["traces"], "limit": limit.cost}
     return Improved(model=model.eval(), ledger=ledger, told=told)
 
 
@@ -149,8 +161,18 @@ def some(order: Sequence[str], start: int, count: int) -> list[str]:
     return [order[(start + i) % len(order)] for i in range(min(count, len(order)))]
 
 
-def limit_of(s: Settings) -> Limit:
-    return Limit(cost=s.training_limit, per_token=1.0, per_call=s.per_call)
+def limit_of(s: Settings, cost: float) -> Limit:
+    return Limit(cost=cost, per_token=1.0, per_call=s.per_call)
+
+
+def unit_cost(work: Work, s: Settings, size: int, value: ValueModel, names: Sequence[str], ledger: Ledger) -> float:
+    """FLOPs of a unit of a search's limit, by short searches of a few problems; charged as "prepare"."""
+    spent, limit = Ledger(), limit_of(s, PROBE_LIMIT)
+    expand = steps_of(work, s, size, work.frozen(), work.seed_of("probe"), spent)
+    asked = [Question(name, prompt_of(work, name)) for name in names]
+    found = run_searches(training_search(s, limit), asked, expand, values_of(work, value, spent))
+    ledger.merge(spent, category="prepare")
+    return spent.total("flops") / sum(limit.of(one.spent) for one in found)
 
 
 def prompt_of(work: Work, name: str) -> np.ndarray:
@@ -207,10 +229,8 @@ def first_value(work: Work, s: Settings, size: int, ledger: Ledger) -> ValueMode
     model = ValueModel.from_policy(deep)
     source = StepSource(rows, context=work.context)
     flops = FIRST * work.flops - spent.total("flops")
-    schedule = Cosine(warmup=0.05, final=0.1)
-    spent.merge(
-        fitted(model, source, StepValues(), s.value_batch, s.value_lr, 0.01, flops, work.seed, "first value", work.progress, schedule)
-    )
+    how = {"rows": s.value_batch, "lr": s.value_lr, "decay": 0.01, "flops": flops, "schedule": Cosine(warmup=0.05, final=0.1)}
+    spent.merge(fitted(model, source, StepValues(), seed=work.seed_of("first value, training"), progress=work.progress, **how))
     ledger.merge(spent, category="prepare")
     return frozen_copy(model)
 
