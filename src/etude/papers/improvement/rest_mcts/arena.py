@@ -79,19 +79,8 @@ class Budgeted(SelfTraining):
         if self.left <= 0 or (value and self.last):
             return Ledger()
         share = 1.0 if value or self.last else POLICY
-        spent = fitted(
-            model,
-            source,
-            objective,
-            rows,
-            lr,
-            self.learning.weight_decay,
-            share * self.left,
-            self.seed,
-            name,
-            self.progress,
-            Linear(warmup=0.05),
-        )
+        how = {"rows": rows, "lr": lr, "decay": self.learning.weight_decay, "flops": share * self.left, "schedule": Linear(warmup=0.05)}
+        spent = fitted(model, source, objective, seed=derive(self.seed, name), progress=self.progress, **how)
         self.left -= spent.total("flops")
         return spent
 
