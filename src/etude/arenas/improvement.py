@@ -34,7 +34,7 @@ def tasks(flops: float, held_out: int, updates: int, **more: Any) -> dict[str, P
         ),
         "sorting": ProblemTask(
             about="three to five numbers of two digits in order", family="sorting", levels=(3, 4, 5), letters=LETTERS + DIGITS + ": ",
-            context=48, max_tokens=16, taught=(1_000, 1_500, 1_000), updates=updates // 2, flops=flops, held_out=held_out, **more,
+            context=48, max_tokens=16, taught=(1_000, 1_500, 1_000), updates=updates * 13 // 20, flops=flops, held_out=held_out, **more,
         ),
     }  # fmt: skip
 

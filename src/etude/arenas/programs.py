@@ -1,7 +1,8 @@
 """Arenas whose entrants are programs: each is given a base model and problems, and gives back a model, at the same FLOPs.
 
 A base is taught once for a task and seed, kept in the cache, and charged to nobody: it is the same for all. What is held out is told
-apart by what a problem asks, and no entrant sees it. Judged is the share of held-out problems that the greedy answer solves.
+apart by what a problem asks, and no entrant sees it. Judged is how often an answer to a held-out problem, sampled at temperature 1, is
+right. What greedy answers solve stands beside it: what is gained there as well, cooler sampling of the base could not have had.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ from etude.papers.loading import entry
 
 ONE_IN = 5
 """One in so many problems is held out."""
+SAMPLES = 4
+"""Answers to each problem held out."""
 END, LINE = "~", "\n"
 
 
@@ -213,7 +216,7 @@ def control(job: Job) -> Outcome:
 
 
 def run(job: Job, improve: Improve) -> Outcome:
-    """All tasks, one after another. Beside each task's measure: the base's, that of sampled answers, and the share of the FLOPs spent."""
+    """All tasks, one after another. Beside each task's measure: the base's, what greedy answers solve, and the share of the FLOPs spent."""
     settings: Settings = job.settings
     values: dict[str, float] = {}
     told: dict[str, float] = {}
@@ -232,8 +235,8 @@ def run(job: Job, improve: Improve) -> Outcome:
         before = solved(one, work.base, work.seed)
         found = improve(work)
         after = solved(one, found.model, work.seed)
-        values[name] = after["greedy"]
-        told |= {f"base, {name}": before["greedy"], f"sampled, {name}": after["sampled"], f"base sampled, {name}": before["sampled"]}
+        values[name] = after["sampled"]
+        told |= {f"base, {name}": before["sampled"], f"greedy, {name}": after["greedy"], f"base greedy, {name}": before["greedy"]}
         told |= {f"solved, {name}, {level}": after[level] for level in after if level.startswith("level")}
         told[f"spent, {name}"] = found.ledger.total("flops") / work.flops
         told |= {f"{what}, {name}": value for what, value in found.told.items()}
@@ -244,21 +247,24 @@ def run(job: Job, improve: Improve) -> Outcome:
 
 
 def solved(told: ProblemTask, model: nn.Module, seed: int) -> dict[str, float]:
-    """The share of held-out problems solved: greedily, also of each level, and by one sample. Measuring is charged to nobody."""
+    """The share of held-out problems solved by SAMPLES answers each, "sampled", also of each level, and by the greedy one; charged to
+    nobody."""
     pool = pool_of(told, seed, "held out", told.held_out, held_out=True)
     tokenizer, end = told.tokenizer, int(told.tokenizer.encode(END)[0])
     generator = LocalGenerator(frozen_copy(model), tokenizer, context=told.context)
     prompts = [np.asarray(tokenizer.encode(pool[i].prompt), dtype=np.int64) for i in range(len(pool))]
     family = made(told)
 
-    def right(temperature: float) -> np.ndarray:
+    def right(temperature: float, samples: int) -> np.ndarray:
         sampling = Sampling(temperature=temperature, max_tokens=told.max_tokens, stop_tokens=(end,))
-        groups = generator.complete(prompts, sampling, seed=derive(seed, "held out"))
-        return np.array([c.finish == "stop" and family.verify(pool[i], c.text) >= 1 for i, (c,) in enumerate(groups)])
+        groups = generator.complete(prompts, sampling, n=samples, seed=derive(seed, "held out"))
+        return np.array([
+            np.mean([c.finish == "stop" and family.verify(pool[i], c.text) >= 1 for c in group]) for i, group in enumerate(groups)
+        ])  # fmt: skip
 
-    greedy = right(0.0)
-    levels = {name: float(greedy[pool.domains == k].mean()) for k, name in enumerate(pool.domain_names)}
-    return {"greedy": float(greedy.mean()), "sampled": float(right(1.0).mean()), **levels}
+    each = right(1.0, SAMPLES)
+    levels = {name: float(each[pool.domains == k].mean()) for k, name in enumerate(pool.domain_names)}
+    return {"sampled": float(each.mean()), "greedy": float(right(0.0, 1).mean()), **levels}
 
 
 def planned(settings: Settings) -> dict[str, float]:
