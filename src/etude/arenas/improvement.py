@@ -1,9 +1,9 @@
 """Which way of learning from its own samples helps a small language model most, at equal FLOPs?
 
 Every entrant is given the same taught base, problems with a verifier, right answers to a quarter of them, and FLOPs for everything after
-the base: samples, scores, searches and training. It comes with its study's settings, the amounts
-scaled by a rule that its package's `arena.py` states, the learning rates times the best of three factors on another seed. The baseline,
-fine-tuning on the right answers, and the control, GRPO and nothing else, have the best of as many rates or more.
+the base: samples, scores, searches and training. It comes with its study's settings, the amounts scaled by a rule that its package's
+`arena.py` states, the learning rates times the best of three factors on another seed. The baseline, fine-tuning on the right answers, and
+the control, GRPO and nothing else, have the best of as many rates or more.
 """
 
 from __future__ import annotations

@@ -98,8 +98,9 @@ def improvement(work: Work) -> Improved:
             here.ledger.merge(paid)
         rounds = RoundConfig(prompts=s.round_prompts, samples=s.samples, epochs=s.epochs, minibatch=s.round_prompts * s.samples)
         return stages.rlvr(
-            start, value, verified(work, s.paid), sampling=work.sampling(), lr=FACTOR * s.rlvr_lr,
-            value_lr=FACTOR * s.value_lr, budget=Budget(flops=left), rounds=rounds, kl=s.kl, unfinished=s.unfinished, value_weight=s.value_weight, value_clip=s.value_clip, **common("RLVR", here),
+            start, value, verified(work, s.paid), sampling=work.sampling(), lr=FACTOR * s.rlvr_lr, value_lr=FACTOR * s.value_lr,
+            budget=Budget(flops=left), rounds=rounds, kl=s.kl, unfinished=s.unfinished, value_weight=s.value_weight,
+            value_clip=s.value_clip, **common("RLVR", here),
         )  # fmt: skip
 
     model = chain.run("RLVR", rlvr, parent=parent, made_of=(s, work.flops))
