@@ -46,7 +46,7 @@ ARENA = Arena(
     enter=partial(programs.entrant, arena="improvement"),
     scales={
         "smoke": Scale(settings=Settings(tasks=tasks(6e9, 8, 40, width=16)), seeds=1, size="8k parameters / 6 GFLOPs a task"),
-        "quick": Scale(settings=Settings(tasks=tasks(4e10, 60, 300, width=32)), seeds=3, size="30k parameters / 40 GFLOPs a task"),
+        "quick": Scale(settings=Settings(tasks=tasks(5e10, 60, 500)), seeds=3, size="0.1M parameters / 50 GFLOPs a task"),
         "cpu": Scale(settings=Settings(tasks=tasks(3e11, 250, 500)), seeds=5, size="0.1M parameters / 0.3 TFLOPs a task"),
     },
     d=0.02,

@@ -70,9 +70,9 @@ class Budgeted(SelfTraining):
     last: bool = field(default=False, init=False)
 
     def select(self, number: int, state: State, judged: Sequence[Row]) -> Sequence[Row]:
-        """Where the value model likes none of a round's right traces it is no guide yet: then all of them are taken."""
+        """Where the value model likes fewer of a round's right traces than an update takes, it is no guide yet: then all are taken."""
         data = super().select(number, state, judged)
-        if any(row["traces"] for row in data):
+        if sum(len(row["traces"]) for row in data) >= self.learning.batch:
             return data
         strict, self.learning = self.learning, replace(self.learning, at_least=-math.inf)
         data = super().select(number, state, judged)

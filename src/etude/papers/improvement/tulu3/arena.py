@@ -22,7 +22,7 @@ from etude.papers.improvement.tulu3.chain import BASE, Chain, Here
 from etude.papers.improvement.tulu3.preferences import Triple, preferences
 from etude.papers.improvement.tulu3.settings import Settings
 
-FACTOR = 1.0
+FACTOR = 1 / 3
 """Of the study's learning rates: the best of 1/3, 1 and 3 here, on seed 100."""
 STUDY_FLOPS = 1.87e12
 """Of the study's full chain after its base (its record)."""
