@@ -151,7 +151,7 @@ def test_a_member_spends_the_flops_and_does_the_same_again(name, work):
     assert any(not torch.equal(value, before[key]) for key, value in first.model.state_dict().items() if key in before)
 
 
-@pytest.mark.parametrize(("name", "at"), [("relift", 9), ("rest-mcts", 150), ("tulu3", 40)])  # a stream with rollouts, a loop, a chain
+@pytest.mark.parametrize(("name", "at"), [("relift", 9), ("rest-mcts", 80), ("tulu3", 30)])  # a stream with rollouts, a loop, a chain
 def test_a_killed_run_goes_on_to_the_same_outcome(name, at, tmp_path, monkeypatch):
     arm = ARENA.study().arms[name]
     straight = arm.run(job(tmp_path / "straight"))
