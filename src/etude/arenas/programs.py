@@ -100,9 +100,9 @@ class Settings:
     """tasks: name -> task, in order. The others are the baseline's and the control's: learning rates, rows and rollouts an update."""
 
     tasks: Mapping[str, ProblemTask]
-    lr: float = 1e-3
+    lr: float = 1e-4
     batch: int = 64
-    policy_lr: float = 3e-4
+    policy_lr: float = 1e-4
     prompts: int = 16
     samples: int = 8
 
