@@ -73,8 +73,8 @@ def test_a_study_of_them_has_a_baseline_a_control_and_a_claim_for_each():
 
 
 def test_a_package_without_the_file_says_so_and_one_that_names_something_else_is_refused(monkeypatch):
-    assert "no file arena.py" in loading.entry(card("stacking"), "improvement")
-    assert "no file arena.py" in loading.entry(card("tulu3"), "recursion")
+    assert "does not say how" in loading.entry(card("stacking"), "improvement")
+    assert "does not say how" in loading.entry(card("tulu3"), "recursion")
     from etude.papers.improvement.sharpening import arena
 
     monkeypatch.setattr(arena, "improvement", 3)

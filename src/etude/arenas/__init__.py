@@ -5,3 +5,10 @@
 
 One file a question. Members come from the catalogue's cards, those of other packages and files included.
 """
+
+NAMES = ("curricula", "growth", "improvement", "recursion")
+PREFIX = "arena-"
+"""How an arena's slug begins, under which its evidence is kept."""
+LOCATE = "etude.arenas.arena:study_of"
+SEPARATOR = "\n"
+"""In the word that `LOCATE` is given, between the arena and the files that enter beside the catalogue's papers."""

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from etude.arenas import NAMES, PREFIX, SEPARATOR
 from etude.errors import BadInput, one_of
 from etude.evidence.claims import Entrant
 from etude.evidence.report import TASK
 from etude.evidence.study import Arm, Job, Outcome, Plot, Scale, Study
 from etude.papers.card import Card
-from etude.papers.catalogue import cards
+from etude.papers.catalogue import card, cards
 from etude.papers.loading import load_module
 
 BASELINE = "baseline"
-PREFIX = "arena-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +71,30 @@ class Arena:
     def metrics(self) -> tuple[str, ...]:
         return tuple(TASK + name for name in self.goals)
 
-    def members(self) -> dict[str, Callable[[Job], Outcome] | str]:
-        """slug -> how a run of it goes, or why it does not enter, for every ready paper whose card names this arena."""
-        return {one.slug: self.enter(one) for one in cards() if one.state == "ready" and self.name in one.arenas}
+    def members(self, files: Sequence[str] = ()) -> dict[str, Callable[[Job], Outcome] | str]:
+        """slug -> how a run of it goes, or why it does not enter, for every ready paper whose card names this arena, and for `files`."""
+        return {one.slug: self.enter(one) for one in self._cards(files)}
 
-    def study(self) -> Study:
-        """Raises BadInput where nobody enters."""
+    def _cards(self, files: Sequence[str]) -> list[Card]:
+        return [one for one in cards() if one.state == "ready" and self.name in one.arenas] + [card(file, to_run=True) for file in files]
+
+    def study(self, files: Sequence[str] = ()) -> Study:
+        """files: papers that are a file of one's own, which enter beside those of the catalogue.
+
+        Raises BadInput where nobody enters, or one of the files cannot.
+        """
         base = self.enter(None)
         assert not isinstance(base, str)
-        more: dict[str, Any] = {"planned": self.planned}
-        arms = {BASELINE: Arm(run=base, about=self.baseline_about, code=self.code, **more)}
-        for one in cards():
-            run = self.enter(one) if one.state == "ready" and self.name in one.arenas else ""
+        arms = {BASELINE: Arm(run=base, about=self.baseline_about, code=self.code, planned=self.planned)}
+        for one in self._cards(files):
+            run = self.enter(one)
             if not isinstance(run, str):
-                arms[one.slug] = Arm(run=run, about=one.title, code=files_of(one), **more)
+                arms[one.slug] = Arm(run=run, about=one.title, code=files_of(one), planned=self.planned)
+            elif one.word in files:
+                raise BadInput(f"arena {self.name}, {one.word}", run, "a paper that can enter")
         if len(arms) == 1:
             raise BadInput(f"arena {self.name}", "nobody that enters", f"a paper whose card names it: arenas = ['{self.name}']")
-        arms |= {name: Arm(run=run, about=about, code=self.code, **more) for name, (run, about) in self.controls.items()}
+        arms |= {name: Arm(run=run, about=about, code=self.code, planned=self.planned) for name, (run, about) in self.controls.items()}
         claims = [
             Entrant(text=f"{name} is better than the baseline over the tasks", arm=name, baseline=BASELINE, metrics=self.metrics, d=self.d)
             for name in arms
@@ -173,9 +180,6 @@ def named(name: str) -> Arena:
 
 
 def study_of(word: str) -> Study:
-    """How another process finds an arena's study: by its name, or as its slug."""
-    return named(word.removeprefix(PREFIX)).study()
-
-
-NAMES = ("curricula", "growth", "improvement", "recursion")
-LOCATE = "etude.arenas.arena:study_of"
+    """How another process finds an arena's study: by its name or slug, with the files that enter after it (separated by lines)."""
+    name, *files = word.split(SEPARATOR)
+    return named(name.removeprefix(PREFIX)).study(files)

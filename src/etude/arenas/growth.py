@@ -20,19 +20,19 @@ def tasks(width: int, steps: int) -> dict[str, RecipeTask]:
     return {
         "texts": RecipeTask(about="held-out loss on English and code", data=work.english_and_code, recipe=texts, steps=steps),
         "sums": RecipeTask(
-            about="held-out loss on sums of three digits", data=work.sums, recipe=shaped(ROWS, width, DEPTH, context=32), steps=steps,
+            about="held-out loss on sums of two digits", data=work.sums, recipe=shaped(ROWS, width, DEPTH, context=16), steps=2 * steps,
         ),
-        "chains": RecipeTask(
-            about="held-out loss on the third place of a chain", data=work.chains, recipe=shaped(ROWS, width, DEPTH, context=96), steps=steps,
+        "sorting": RecipeTask(
+            about="held-out loss on sorting", data=work.sorting, recipe=shaped(ROWS, width, DEPTH, context=40), steps=steps,
         ),
     }  # fmt: skip
 
 
 def scales() -> dict[str, Scale]:
     return {
-        "smoke": Scale(settings=Settings(tasks=tasks(8, 30)), seeds=1, size="10k parameters / 30 updates a task"),
+        "smoke": Scale(settings=Settings(tasks=tasks(8, 12)), seeds=1, size="10k parameters / 12 updates a task"),
         "quick": Scale(settings=Settings(tasks=tasks(24, 100)), seeds=3, size="60k parameters / 100 updates a task"),
-        "cpu": Scale(settings=Settings(tasks=tasks(40, 500)), seeds=5, size="170k parameters / 500 updates a task"),
+        "cpu": Scale(settings=Settings(tasks=tasks(40, 400)), seeds=5, size="170k parameters / 400 updates a task"),
     }
 
 
@@ -42,6 +42,7 @@ ARENA = Arena(
     goals={name: task.goal for name, task in tasks(8, 1).items()},
     enter=recipes.entrant,
     scales=scales(),
+    plots=recipes.curves(tasks(8, 1)),
     code=(Path(__file__), Path(recipes.__file__), Path(work.__file__), Path(recipes.__file__).with_name("curricula.py")),
     baseline_about="all eight layers from the start",
 )

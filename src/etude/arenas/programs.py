@@ -102,7 +102,7 @@ class Settings:
     tasks: Mapping[str, ProblemTask]
     lr: float = 1e-4
     batch: int = 64
-    policy_lr: float = 1e-4
+    policy_lr: float = 3e-4
     prompts: int = 16
     samples: int = 8
 

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from etude.arenas.arena import BASELINE, Goal, added, scored
+from etude.arenas.arena import Goal, added, scored
 from etude.errors import BadInput
-from etude.evidence.study import Job, Outcome
+from etude.evidence.study import Job, Outcome, Plot
 from etude.papers.card import Card
 from etude.papers.catalogue import card
 from etude.papers.suggesting import Facts
@@ -65,7 +65,7 @@ def run(job: Job, word: str) -> Outcome:
     """All tasks, one after another. A method that a task's recipe has no use for is the baseline there; its metric "enters" counts."""
     settings: Settings = job.settings
     values: dict[str, float] = {}
-    ledgers, curves, parameters, enters = [], {}, 0, 0
+    ledgers, drawn, parameters, enters = [], {}, 0, 0
     with tempfile.TemporaryDirectory(prefix="etude-arena-") as spare:
         folder = Path(spare) if job.folder is None else job.folder / "data"
         for number, (name, task) in enumerate(settings.tasks.items()):
@@ -75,7 +75,7 @@ def run(job: Job, word: str) -> Outcome:
             chosen = made if isinstance(made, Candidate) else BARE
             part = job.part(name)
             told = with_budget(chosen.of(document), {"flops": flops})
-            told["run"] |= {"seed": job.seed} | ({} if part.folder is None else {"folder": str(part.folder)})
+            told["run"] |= {"seed": job.seed, "folder": str(part.folder or folder / f"{name}-run")}
 
             def progress(share: float, loss: float, done: int = number) -> None:
                 job.progress((done + min(share, 1.0)) / len(settings.tasks), loss)
@@ -83,10 +83,10 @@ def run(job: Job, word: str) -> Outcome:
             result = trainer_of(parse(told, f"arena, {name}"), progress).run(resume=part.begun)
             values[name] = result.metrics[task.metric]
             ledgers.append(result.ledger.as_dict())
-            curves[f"{name}, {task.metric} / share of the budget"] = result.curve(task.metric, "share")
+            drawn[curve_of(name, task)] = result.curve(task.metric, "share")
             parameters = max(parameters, result.parameters)
     goals = {name: task.goal for name, task in settings.tasks.items()}
-    return scored(goals, values, metrics={"enters": float(enters)}, ledger=added(ledgers), curves=curves, parameters=parameters)
+    return scored(goals, values, metrics={"enters": float(enters)}, ledger=added(ledgers), curves=drawn, parameters=parameters)
 
 
 def prepared(task: RecipeTask, folder: Path, seed: int) -> tuple[dict[str, Any], Facts, float]:
@@ -115,4 +115,10 @@ def proposed(word: str, task: RecipeTask, facts: Facts, name: str) -> Candidate 
     return candidate(found, facts)
 
 
-__all__ = ["BASELINE", "RecipeTask", "Settings", "entrant", "run"]
+def curves(tasks: Mapping[str, RecipeTask]) -> list[Plot]:
+    """How each task's measure comes down, an arm a line."""
+    return [Plot(title=task.about, kind="curve", curve=curve_of(name, task)) for name, task in tasks.items()]
+
+
+def curve_of(name: str, task: RecipeTask) -> str:
+    return f"{name}, {task.metric.replace('/', ' ')} / share"

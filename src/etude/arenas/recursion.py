@@ -13,6 +13,7 @@ ARENA = Arena(
     goals=growth.ARENA.goals,
     enter=recipes.entrant,
     scales=growth.scales(),
+    plots=growth.ARENA.plots,
     code=(Path(__file__), *growth.ARENA.code),
     baseline_about="a transformer of eight layers, each used once",
 )

@@ -12,7 +12,6 @@ from etude.data.corpora import corpus
 from etude.data.tasks.arithmetic import Arithmetic
 from etude.data.tasks.family import Family
 from etude.data.tasks.hints import SortingHints
-from etude.data.tasks.lego import Lego
 from etude.engine.streams import numpy_rng
 
 DRAWS = 40
@@ -41,7 +40,9 @@ def copied_text(folder: Path, letters: int, copies: int, share: float = 0.02) ->
     (folder / "copies.txt").write_bytes(made.tobytes())
 
 
-def problems(folder: Path, families: Mapping[str, tuple[Family, Sequence[int], int]], held: tuple[Family, Sequence[int]], count: int) -> None:
+def problems(
+    folder: Path, families: Mapping[str, tuple[Family, Sequence[int], int]], held: tuple[Family, Sequence[int]], count: int
+) -> None:
     """train.jsonl: domain -> (family, difficulties, how many of each), in the fields prompt, completion and domain; held.jsonl: `count`
     problems of each difficulty of another family, none of whose prompts is trained on."""
     out: set[str] = set()
@@ -80,21 +81,14 @@ def half_copies(folder: Path) -> None:
 
 
 def sums(folder: Path) -> None:
-    """Additions of one to four digits, a domain each; held out: three digits."""
+    """Additions of one to three digits, a domain each; held out: two digits."""
     family = Arithmetic()
-    parts = {name: (family, (digits,), 600) for digits, name in enumerate(("one", "two", "three", "four"), 1)}
-    problems(folder, parts, (family, (3,)), 128)
+    parts = {name: (family, (digits,), 2000) for digits, name in enumerate(("one", "two", "three"), 1)}
+    problems(folder, parts, (family, (2,)), 256)
 
 
 def sorting(folder: Path) -> None:
-    """Lists of four to six numbers to sort, with two tasks that sorting is made of beside them; held out: sorting alone."""
-    sizes = (4, 5, 6)
-    parts = {hint: (SortingHints(hint), sizes, 300) for hint in ("sort", "successor", "fill")}
-    problems(folder, parts, (SortingHints("sort"), sizes), 48)
-
-
-def chains(folder: Path) -> None:
-    """Chains of five variables, a domain for each place that is asked; held out: the third place."""
-    family = Lego()
-    parts = {f"place {place}": (family, (place,), 500) for place in family.difficulties}
-    problems(folder, parts, (family, (3,)), 192)
+    """Lists of three to five of the numbers 1 to 9 to sort, with two tasks that sorting is made of beside them; held out: sorting alone."""
+    sizes = (3, 4, 5)
+    parts = {hint: (SortingHints(hint, largest=9), sizes, 600) for hint in ("sort", "successor", "fill")}
+    problems(folder, parts, (SortingHints("sort", largest=9), sizes), 96)

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from etude.arenas import LOCATE, NAMES, SEPARATOR
 from etude.cli.browsing import Json
 from etude.cli.output import colored, console, print_json
 from etude.cli.running import names
+from etude.errors import BadInput
 from etude.evidence.seeds import asked
 
 
@@ -23,7 +25,9 @@ def arena(
         str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
     ] = "quick",
     seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")] = "",
-    methods: Annotated[str, typer.Option("--methods", metavar="A,B", help="Only these papers, and the baseline.")] = "",
+    methods: Annotated[
+        str, typer.Option("--methods", metavar="A,B", help="Only these papers, or files of yours, beside the baseline.")
+    ] = "",
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say time, memory, budgets and smallest detectable effect, and stop.")] = False,
@@ -38,18 +42,34 @@ def arena(
     if not name:
         _list(json)
         return
-    study = arenas.named(name).study()
+    from etude.evidence.reference import Reference
+    from etude.papers.catalogue import card
+    from etude.papers.outside import is_file
+
+    named = arenas.named(name)
+    members = named.members()
+    files, slugs = [], []
+    for word in chosen or ():
+        found = card(word, to_run=True)
+        slugs.append(found.slug)
+        if is_file(word):
+            files.append(word)
+        elif found.slug not in members or isinstance(members[found.slug], str):
+            why = members.get(found.slug, "its card does not name this arena")
+            raise BadInput(f"etude arena {name}, {found.slug}", str(why), "one that enters: `etude arena` lists them")
+    reference = Reference(SEPARATOR.join([name, *files]), LOCATE)
     if register:
         from etude.evidence import places, registration
 
-        path = registration.register(study, places.find(), reason)
-        print_json({"slug": study.slug, "registered": str(path)}) if json else print(path)
+        path = registration.register(reference.study(), places.find(), reason)
+        if json:
+            print_json({"slug": named.slug, "registered": str(path)})
+        else:
+            print(path)
         return
-    from etude.evidence.reference import Reference
     from etude.evidence.runner import run_study
 
-    arms = None if chosen is None else list(dict.fromkeys([arenas.BASELINE, *chosen]))
-    reference = Reference(name, arenas.LOCATE)
+    arms = None if chosen is None else list(dict.fromkeys([arenas.BASELINE, *slugs]))
     run_study(reference, scale, which, arms, workers, out, plan=plan, json=json, reason=reason)
 
 
@@ -60,7 +80,7 @@ def _list(json: bool) -> None:
     from etude.cli.standing import standing
     from etude.evidence.tables import Grid
 
-    found = [arenas.named(name) for name in arenas.NAMES]
+    found = [arenas.named(name) for name in NAMES]
     told = [
         {
             "name": one.name, "question": one.question, "tasks": {name: goal.about for name, goal in one.goals.items()},

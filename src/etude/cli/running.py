@@ -47,9 +47,10 @@ def run(
 ) -> None:
     """A paper's study: its arms at equal budget, over seeds, with a verdict."""
     chosen, which = names(arms, "etude run --arms"), asked(seeds, "etude run --seeds")
-    from etude.papers.catalogue import card, load_study
+    from etude.cli.studies import reference
 
-    study = load_study(paper)  # before the runner, so that a paper that is not here costs no time
+    found = reference(paper)
+    study = found.study()  # before the runner, so that a paper that is not here costs no time
     if register:
         from etude.evidence import places, registration
 
@@ -61,7 +62,7 @@ def run(
         return
     from etude.evidence.runner import run_study
 
-    run_study(card(paper).word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
+    run_study(found, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
 
 
 def names(text: str, option: str) -> list[str] | None:

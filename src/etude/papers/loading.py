@@ -83,15 +83,17 @@ def suggestion(found: Card, facts: Facts) -> Suggestion:
 
 
 def entry(found: Card, arena: str) -> Callable[[Any], Any] | str:
-    """How a paper that is a program does an arena's work, or why it does not: what the file `arena.py` of its package names as the arena.
+    """How a paper that is a program does an arena's work, or why it does not: what the file `arena.py` of its package names as the arena,
+    or what a paper in one file does.
 
     Raises BadInput where that is neither a function nor a text.
     """
-    module = load_module(found)
-    named = f"{module.__name__}.{ENTRY}"
-    how = getattr(import_module(named), arena, None) if hasattr(module, "__path__") and find_spec(named) else None
+    module, how = load_module(found), None
+    named = f"{module.__name__}.{ENTRY}" if hasattr(module, "__path__") else module.__name__
+    if named == module.__name__ or find_spec(named):
+        how = getattr(import_module(named), arena, None)
     if how is None:
-        return f"it has no file {ENTRY}.py that says how it does this work ({arena})"
+        return f"it does not say how it does this work (a function {arena} in its file {ENTRY}.py)"
     if not callable(how) and not isinstance(how, str):
         raise BadInput(f"{named}, {arena}", shown(how), "a function of the work, or the reason why it does not enter")
     return how
