@@ -33,6 +33,7 @@ def arena(
     plan: Annotated[bool, typer.Option("--plan", help="Say time, memory, budgets and smallest detectable effect, and stop.")] = False,
     register: Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")] = False,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why an arena on record is run or registered again.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Go on where the plan is over an hour.")] = False,
     json: Json = False,
 ) -> None:
     """Every paper of a question on the same work at the same cost, ranked."""
@@ -70,7 +71,7 @@ def arena(
     from etude.evidence.runner import run_study
 
     arms = None if chosen is None else list(dict.fromkeys([arenas.BASELINE, *slugs]))
-    run_study(reference, scale, which, arms, workers, out, plan=plan, json=json, reason=reason)
+    run_study(reference, scale, which, arms, workers, out, plan=plan, json=json, reason=reason, yes=yes)
 
 
 def _list(json: bool) -> None:

@@ -40,12 +40,18 @@ def run(
     arms: Annotated[str, typer.Option("--arms", metavar="A,B", help="Only these arms.")] = "",
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say time, memory, budgets and smallest detectable effect, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say time, memory, disk, budgets and smallest detectable effect, and stop.")] = False,
     register: Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")] = False,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why a study on record is run or registered again.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Go on where the plan is over an hour.")] = False,
     json: Json = False,
 ) -> None:
     """A paper's study: its arms at equal budget, over seeds, with a verdict."""
+    if paper.endswith(".toml"):
+        if not plan:
+            raise BadInput("etude run", f"'{paper}'", f"a paper or a file that defines STUDY; a recipe is run by etude train {paper}")
+        _foretell(Path(paper), (), False, json)
+        return
     chosen, which = names(arms, "etude run --arms"), asked(seeds, "etude run --seeds")
     from etude.cli.studies import reference
 
@@ -62,7 +68,19 @@ def run(
         return
     from etude.evidence.runner import run_study
 
-    run_study(found, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
+    run_study(found, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason, yes=yes)
+
+
+def _foretell(recipe: Path, changes: tuple[str, ...], offline: bool, json: bool) -> None:
+    from etude.generate import hub
+    from etude.screen.foretold import foretold, foretold_lines
+
+    with hub.offline(offline):
+        told = foretold(recipe, changes)
+    if json:
+        print_json(told)
+    else:
+        print(*foretold_lines(told), sep="\n")
 
 
 def names(text: str, option: str) -> list[str] | None:
@@ -77,6 +95,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in TOML.")],
     changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to it: optimizer.lr=0.003")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last good checkpoint.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say updates, tokens, FLOPs, time, memory and disk by its first updates, and stop.")
+    ] = False,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -88,6 +109,9 @@ def train(
     wrong = next((c for c in changes or [] if "=" not in c), None)
     if wrong is not None:
         raise BadInput("etude train", f"'{wrong}'", "changes of the form key=value")
+    if plan:
+        _foretell(recipe, tuple(changes or ()), offline, json)
+        return
     from etude.generate import hub
     from etude.papers.loading import load_methods, load_models
     from etude.recipe.train import train_recipe

@@ -141,11 +141,11 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     """Prints a plan, to stdout unless told otherwise."""
     console = console or tables.stdout()
     tables.say(console, Text(f"{plan.slug} · {plan.scale} · {plan.size}", "bold"))
-    table = Grid("|arm", ">time a run", ">memory", ">disk", "known from", *["planned budget"] * bool(plan.budgets), ruled=False)
+    table = Grid("|arm", ">time a run", ">memory", ">disk", "known from", "planned budget", ruled=False)
     for arm, cost in plan.arms.items():
-        budget = ", ".join(f"{amount(value)} {quantity}" for quantity, value in plan.budgets.get(arm, {}).items()) or "not said"
+        budget = _amounts(plan.budgets.get(arm, {})) or f"not said{_amounts(cost.spent, '; spent before: ')}"
         sizes = [_bytes(value) + " or more" * (cost.begun and value is not None) for value in (cost.memory, cost.disk)]
-        table.add_row(escape(arm), clock(cost.seconds), *sizes, cost.source, *[budget] * bool(plan.budgets))
+        table.add_row(escape(arm), "unknown" if cost.seconds is None else clock(cost.seconds), *sizes, cost.source, budget)
     console.print(table)
     kept = f", {plan.kept} finished before" if plan.kept else ""
     tables.say(console, f"{plan.runs} runs: {len(plan.arms)} arms x {len(plan.seeds)} seeds{kept}; {plan.workers} at a time")
@@ -157,6 +157,10 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
         tables.say(console, f"smallest detectable effect (80 % power): {plan.detectable:.3g} {plan.detectable_unit}")
     else:
         tables.say(console, f"no effect can be judged from {len(plan.seeds)} seed: at least 3 are needed")
+
+
+def _amounts(told: Mapping[str, float], before: str = "") -> str:
+    return before * bool(told) + ", ".join(f"{amount(value)} {quantity}" for quantity, value in told.items())
 
 
 def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:
