@@ -62,10 +62,28 @@ def test_a_ranking_has_the_better_arms_first_and_intervals_around_them():
     assert told[-1].arm == "bad"
     assert {one.arm: one.improvement for one in told}["good"] == 1.0
     assert {one.arm: one.improvement for one in told}["baseline"] is None
+    assert {one.arm: one.iqm for one in told}["good"] == pytest.approx(0.3, abs=0.05)
     for one in told:
         assert one.interval[0] <= one.iqm <= one.interval[1]
         assert one.tasks == pytest.approx({name: np.mean(record["arms"][one.arm]["metrics"][name]) for name in TASKS})
     assert told == ranking(record, ["bad", "same", "good"], "baseline", TASKS)  # the same draws again
+
+
+def test_a_task_of_another_level_counts_as_much():
+    record = made({"good": 0.0})
+    for arm in record["arms"].values():
+        arm["metrics"]["score, b"] = [value + 0.4 for value in arm["metrics"]["score, b"]]
+    record["arms"]["good"]["metrics"]["score, a"] = [value + 0.2 for value in record["arms"]["baseline"]["metrics"]["score, a"]]
+    record["arms"]["good"]["metrics"]["score, b"] = [value + 0.2 for value in record["arms"]["baseline"]["metrics"]["score, b"]]
+    good = next(one for one in ranking(record, ["good"], "baseline", TASKS) if one.arm == "good")
+    base = np.array([record["arms"]["baseline"]["metrics"][name] for name in TASKS])
+    assert good.iqm == pytest.approx(0.2 + interquartile_mean((base - base.mean(axis=1, keepdims=True)).reshape(-1)), abs=1e-12)
+
+
+def test_without_the_baseline_nothing_is_ranked():
+    record = made({"good": 0.3})
+    del record["arms"]["baseline"]
+    assert ranking(record, ["good"], "baseline", TASKS) == []
 
 
 def test_an_arm_that_was_not_run_is_left_out():

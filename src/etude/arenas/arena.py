@@ -139,16 +139,16 @@ def _places(axes: Any, record: dict[str, Any]) -> None:
         color = "#8a9099" if one["arm"] == record["baseline"] else "#1f6feb"
         axes.plot(one["interval"], [row, row], color=color, linewidth=2, solid_capstyle="round")
         axes.plot([one["iqm"]], [row], "o", color=color, markersize=7)
-        told = f"{one['iqm']:.3f}"
+        told = f"{one['iqm']:+.4f}"
         if one["improvement"] is not None:
             low, high = one["improvement_interval"]
             told += f", better than the baseline in {one['improvement']:.0%} [{low:.0%}, {high:.0%}]"
         axes.annotate(told, (one["iqm"], row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8, color=color)
     axes.set_yticks(range(len(ranked)), [one["arm"] for one in ranked])
     axes.set_ylim(len(ranked) - 0.4, -0.7)
-    axes.margins(x=0.3)
+    axes.margins(x=0.45)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("score: interquartile mean over tasks and seeds, 95 % bootstrap interval")
+    axes.set_xlabel("gain in score over the baseline: interquartile mean, 95 % interval")
 
 
 def _gains(axes: Any, record: dict[str, Any]) -> None:

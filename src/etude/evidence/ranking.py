@@ -5,6 +5,9 @@ mean of the middle half of all runs is steadier than a mean and wastes less than
 probability of improvement is P(X > Y) of a run of each on the same task, ties counted half, averaged over tasks. With a handful of
 seeds a bootstrap's intervals are somewhat too narrow (its figure 4): they say how firm a place is, verdicts come from the claims.
 
+Scores count from the baseline's mean on the same task. Over tasks of unlike levels the middle half of the scores themselves would be
+whole tasks, and the lowest and the highest task would count for nothing.
+
 Shapes: K tasks, N seeds, R resamples.
 """
 
@@ -25,8 +28,9 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """iqm: interquartile mean of its scores over tasks and seeds. improvement: how likely a run of it is better than one of the baseline
-    on the same task; None for the baseline. interval, improvement_interval: 95 %, of the bootstrap. tasks: metric -> mean over seeds."""
+    """iqm: interquartile mean, over tasks and seeds, of its scores beyond the baseline's mean on the task. improvement: how likely a
+    run of it is better than one of the baseline on the same task; None for the baseline. interval, improvement_interval: 95 %, of the
+    bootstrap. tasks: metric -> mean over seeds."""
 
     arm: str
     iqm: float
@@ -53,7 +57,8 @@ def improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def ranking(record: readings.Record, arms: Sequence[str], baseline: str, metrics: Sequence[str], level: float = 0.95) -> list[Ranked]:
-    """The arms and the baseline, best first; higher metrics are better. Arms that were not run, or lack a value, are left out.
+    """The arms and the baseline, best first; higher metrics are better. Arms that were not run, or lack a value, are left out; without
+    the baseline there is no ranking.
 
     The same record gives the same numbers: what is drawn depends on the arm's name alone.
     """
@@ -63,6 +68,9 @@ def ranking(record: readings.Record, arms: Sequence[str], baseline: str, metrics
             scores[arm] = np.stack([readings.metric(record, arm, name) for name in metrics])
         except NotJudged:
             continue
+    if baseline not in scores:
+        return []
+    level_of_task = scores[baseline].mean(axis=1, keepdims=True)
     drawn = {arm: _resampled(values, numpy_rng(0, "ranking", arm)) for arm, values in scores.items()}
     ends = [(1 - level) / 2, (1 + level) / 2]
 
@@ -72,12 +80,12 @@ def ranking(record: readings.Record, arms: Sequence[str], baseline: str, metrics
 
     found = []
     for arm, values in scores.items():
-        against = arm != baseline and baseline in scores
+        against = arm != baseline
         found.append(
             Ranked(
                 arm=arm,
-                iqm=float(interquartile_mean(values.reshape(-1))),
-                interval=between(interquartile_mean(drawn[arm].reshape(RESAMPLES, -1))),
+                iqm=float(interquartile_mean((values - level_of_task).reshape(-1))),
+                interval=between(interquartile_mean((drawn[arm] - level_of_task).reshape(RESAMPLES, -1))),
                 improvement=float(improvement(values, scores[baseline])) if against else None,
                 improvement_interval=between(improvement(drawn[arm], drawn[baseline])) if against else None,
                 tasks=dict(zip(metrics, values.mean(axis=1).tolist(), strict=True)),

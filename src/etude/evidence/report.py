@@ -96,8 +96,9 @@ def ranking_table(record: Mapping[str, Any]) -> Grid | None:
     if not ranked:
         return None
     names = [name.removeprefix(TASK) for name in ranked[0]["tasks"]]
-    table = Grid(">", "|arm", ">interquartile mean", f">better than {record['baseline']}", *(f">{name}" for name in names), ruled=False,
-                 title="Ranking over tasks and seeds (95 % intervals of a bootstrap within tasks)")  # fmt: skip
+    columns = (">interquartile mean of gains", f">better than {record['baseline']}", *(f">{name}" for name in names))
+    title = "Ranking over tasks and seeds (95 % intervals of a bootstrap within tasks)"
+    table = Grid(">", "|arm", *columns, ruled=False, title=title)
     for place, one in enumerate(ranked, 1):
         low, high = one["interval"]
         chance = "–"
@@ -105,7 +106,7 @@ def ranking_table(record: Mapping[str, Any]) -> Grid | None:
             ends = one["improvement_interval"]
             chance = f"{one['improvement']:.0%}{BREAK}[{ends[0]:.0%}, {ends[1]:.0%}]"
         tasks = [f"{value:.3f}" for value in one["tasks"].values()]
-        table.add_row(str(place), escape(one["arm"]), escape(f"{one['iqm']:.3f}{BREAK}[{low:.3f}, {high:.3f}]"), escape(chance), *tasks)
+        table.add_row(str(place), escape(one["arm"]), escape(f"{one['iqm']:+.4f}{BREAK}[{low:+.4f}, {high:+.4f}]"), escape(chance), *tasks)
     return table
 
 
@@ -172,7 +173,7 @@ def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:
         said = claim_effect(claim) if claim is not None else ""
         effect = f"{said}, d = {claim['d']:g}, n = {claim['n']}" if claim is not None and said else "–"
         if record.get("ranking"):
-            effect = "ranked: " + ", ".join(f"{one['arm']} {one['iqm']:.3f}" for one in record["ranking"])
+            effect = "ranked: " + ", ".join(f"{one['arm']} {one['iqm']:+.3f}" for one in record["ranking"])
         cells = [
             (titles or {}).get(slug, slug), claim["text"] if claim else "–", f"**{record['verdict']}**", effect,
             f"{record['size']}, {len(record['seeds'])} seeds", f"{record['paper_size']}, not tested here" if record["paper_size"] else "–",
