@@ -37,7 +37,7 @@ def test_every_ready_paper_that_names_an_arena_enters_or_says_why(name):
     assert members.keys() == ready
     entered = {slug for slug, how in members.items() if not isinstance(how, str)}
     assert entered
-    assert set(named(name).study().arms) == entered | {"baseline"}
+    assert set(named(name).study().arms) == entered | {"baseline", *named(name).controls}
     assert all(how for how in members.values())
 
 

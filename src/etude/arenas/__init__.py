@@ -6,7 +6,7 @@
 One file a question. Members come from the catalogue's cards, those of other packages and files included.
 """
 
-NAMES = ("curricula", "growth", "recursion")
+NAMES = ("curricula", "growth", "improvement", "recursion")
 PREFIX = "arena-"
 """How an arena's slug begins, under which its evidence is kept."""
 LOCATE = "etude.arenas.arena:study_of"

@@ -45,7 +45,8 @@ class Arena:
     """goals: task -> what it is judged by. enter: a card -> how a run of it goes, or why it does not enter; with None: the baseline.
 
     A run is given its job and returns what each task's measure came to with the ledger (`scored` makes the outcome of it).
-    d: smallest difference in score of interest. code: files of the arena's own that its numbers depend on.
+    d: smallest difference in score of interest. controls: name -> (how a run of it goes, what it is): what no paper claims, to read the
+    others by; ranked with them. code: files of the arena's own that its numbers depend on.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Arena:
     plots: Sequence[Plot] = ()
     data: Sequence[str] = ()
     deviations: Sequence[tuple[str, str, str, str, str]] = ()
+    controls: Mapping[str, tuple[Callable[[Job], Outcome], str]] = field(default_factory=dict)
     code: tuple[Path, ...] = ()
     planned: Callable[[Any], Mapping[str, float]] | None = field(default=None)
 
@@ -92,6 +94,7 @@ class Arena:
                 raise BadInput(f"arena {self.name}, {one.word}", run, "a paper that can enter")
         if len(arms) == 1:
             raise BadInput(f"arena {self.name}", "nobody that enters", f"a paper whose card names it: arenas = ['{self.name}']")
+        arms |= {name: Arm(run=run, about=about, code=self.code, planned=self.planned) for name, (run, about) in self.controls.items()}
         claims = [
             Entrant(text=f"{name} is better than the baseline over the tasks", arm=name, baseline=BASELINE, metrics=self.metrics, d=self.d)
             for name in arms

@@ -27,6 +27,8 @@ ABOVE = ("papers", "cli", "web", "screen", "arenas", "evidence", "adapt")
 """Folders of etude that no run's numbers depend on, but for the paper's own (and evidence/study.py)."""
 RULE = "suggest"
 """The function, or the file of a package, that proposes a paper's settings for a recipe."""
+APART = (RULE, "arena")
+"""Files of a package that its study does not run: the rule, and how it does other people's work."""
 Plain = Any  # JSON values
 
 
@@ -83,8 +85,8 @@ def paper_files(study: Study) -> dict[str, Path]:
 
 
 def code_files(file: Path) -> dict[str, Path]:
-    """name -> file: a module alone, or every file of its package; without the rule for other people's recipes."""
-    return {_name_of(member): member for member in _package_of(file) if member.stem != RULE}
+    """name -> file: a module alone, or every file of its package; without what is for other people's work."""
+    return {_name_of(member): member for member in _package_of(file) if member.stem not in APART}
 
 
 @lru_cache(maxsize=1)
