@@ -198,6 +198,10 @@ def test_an_architecture_of_a_paper(folder):
         ),
         ({"use": "mixture-of-recursions", "shape": {"widht": 8}}, "model.shape.widht: .*did you mean 'width'"),
         ({"use": "mixture-of-recursions", "shape": {"vocab": 8}}, "model.shape.vocab: found 8, expected no such key"),
+        (
+            {"use": "mixture-of-recursions", "num_recursions": 2, "shape": shape | {"shifted": True}},
+            "model.shape.shifted: found true, expected false",
+        ),
         ({"use": "mixture-of-recursions", "alpha": "much"}, "model.alpha: found 'much', expected a number"),
     ):
         with pytest.raises(BadInput, match=message):

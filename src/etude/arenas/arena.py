@@ -23,7 +23,7 @@ from etude.evidence.report import TASK
 from etude.evidence.study import Arm, Job, Outcome, Plot, Scale, Study
 from etude.papers.card import Card
 from etude.papers.catalogue import card, cards
-from etude.papers.loading import load_module
+from etude.papers.loading import ENTRY, entry, load_module
 
 BASELINE = "baseline"
 
@@ -89,7 +89,7 @@ class Arena:
         for one in self._cards(files):
             run = self.enter(one)
             if not isinstance(run, str):
-                arms[one.slug] = Arm(run=run, about=one.title, code=files_of(one), planned=self.planned)
+                arms[one.slug] = Arm(run=run, about=one.title, code=files_of(one, self.name), planned=self.planned)
             elif one.word in files:
                 raise BadInput(f"arena {self.name}, {one.word}", run, "a paper that can enter")
         if len(arms) == 1:
@@ -117,10 +117,11 @@ def scored(arena_goals: Mapping[str, Goal], values: Mapping[str, float], **more:
     return Outcome(**more)
 
 
-def files_of(found: Card) -> tuple[Path, ...]:
-    """Every file of a paper: its rule for settings decides with which it enters."""
+def files_of(found: Card, arena: str) -> tuple[Path, ...]:
+    """Every file of a paper: its rule for settings decides with which it enters; its `arena.py` counts where it is for this arena."""
     file = Path(str(load_module(found).__file__)).resolve()
-    return tuple(sorted(file.parent.rglob("*.py"))) if file.name == "__init__.py" else (file,)
+    files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    return tuple(one for one in files if one.stem != ENTRY or callable(entry(found, arena)))
 
 
 def added(ledgers: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

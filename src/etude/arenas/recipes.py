@@ -117,7 +117,7 @@ def proposed(word: str, task: RecipeTask, facts: Facts, name: str) -> Candidate 
 
 def curves(tasks: Mapping[str, RecipeTask]) -> list[Plot]:
     """How each task's measure comes down, an arm a line."""
-    return [Plot(title=task.about, kind="curve", curve=curve_of(name, task), log_y=True) for name, task in tasks.items()]
+    return [Plot(title=task.about, kind="curve", curve=curve_of(name, task)) for name, task in tasks.items()]
 
 
 def curve_of(name: str, task: RecipeTask) -> str:

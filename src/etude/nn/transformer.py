@@ -38,6 +38,7 @@ class TransformerConfig:
     init_std:   standard deviation of initial weights; GPT-2 and the Llama family use 0.02.
     shifted:    whether a token comes with a map of the one before it in its row and document, x_t = e(token_t) + S e(token_{t-1}),
                 so that one layer can find what followed the last time (an induction head takes two, and far more training).
+                Of `Transformer`; an architecture that takes a config as the shape of its blocks embeds tokens itself.
     """
 
     vocab: int = 256

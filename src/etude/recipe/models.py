@@ -88,6 +88,11 @@ def paper_model(table: PaperModel, material: Material, models: Models) -> nn.Mod
     given = given or {"inputs": material.inputs, "classes": material.outputs, "outputs": material.outputs}
     made_config = made(config, table.settings, "model", given)
     try:
-        return model(made_config)
+        built = model(made_config)
     except BadInput as error:
         raise relocated(error, "model", inspect.signature(config).parameters) from error
+    # An architecture that takes a transformer's shape for its blocks embeds tokens itself.
+    inside = "shape." * hasattr(made_config, "shape")
+    if getattr(getattr(made_config, "shape", made_config), "shifted", False) and not isinstance(built, Transformer):
+        raise BadInput(f"model.{inside}shifted", "true", f"false: {table.use} reads each token by itself")
+    return built
