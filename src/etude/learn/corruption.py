@@ -5,7 +5,7 @@
     masked            some tokens are <mask>, attention looks both ways, the loss is at them     (BERT, arXiv 1810.04805, section 3.1)
 
 The first two are read from left to right like any text. A row keeps its length, so that it holds fewer tokens of the original: what
-marks cost is part of the budget. Documents of a row (`document_ids`) are corrupted each by itself.
+marks cost is part of the budget. Documents of a row (`document_ids`) are corrupted each by itself, filling (a negative id) not at all.
 Shapes: B rows, T + 1 tokens.
 """
 
@@ -45,6 +45,18 @@ class Marks:
     @property
     def every(self) -> np.ndarray:
         return np.array([*self.spans, self.separator, self.end_of_text, self.end_of_span])
+
+    @classmethod
+    def of(cls, ids: Sequence[int]) -> Marks:
+        """Those for spans first, then separator, end of text, end of span. Raises BadInput for fewer than four."""
+        if len(ids) < 4:
+            raise BadInput("Marks", f"{len(ids)} ids", "at least four: one for a span, separator, end of text, end of span")
+        *spans, separator, end_of_text, end_of_span = (int(i) for i in ids)
+        return cls(spans=tuple(spans), separator=separator, end_of_text=end_of_text, end_of_span=end_of_span)
+
+
+SPARE_BYTES = (*range(0xF5, 0xFD), 0xC0, 0xC1, 0xFD, 0xFE, 0xFF)
+"""The thirteen bytes that stand nowhere in UTF-8 (RFC 3629, section 3): a model of bytes has room for ten spans' marks and the others."""
 
 
 def random_spans(length: int, ratio: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
@@ -160,14 +172,19 @@ class SpanCorruption:
         size = len(tokens)
         row, owner = np.full(size, self.marks.end_of_text, tokens.dtype), np.full(size, -1, np.int64)
         loss, prefix = np.zeros(size, bool), np.zeros(size, bool)
-        place = 0
-        for text in np.split(tokens, np.flatnonzero(np.diff(documents)) + 1):
-            room = size - place
-            length = min(len(text), longest_text(room, self.ratio, self.mean_span))
+        place, any_made = 0, False
+        edges = np.flatnonzero(np.diff(documents)) + 1
+        for text, document in zip(np.split(tokens, edges), documents[np.concatenate([[0], edges])], strict=True):
+            if document < 0 or place == size:
+                continue
+            if len(text) < 2:
+                row[place], owner[place] = text[0], place
+                place += 1
+                continue
+            length = min(len(text), longest_text(size - place, self.ratio, self.mean_span))
             if length < 2:
                 break
-            spans = random_spans(length, self.ratio, self.mean_span, rng)[: len(self.marks.spans)]
-            made, separator = corrupted(text[:length], spans, self.marks)
+            made, separator = corrupted(text[:length], self._spans(length, rng), self.marks)
             here = slice(place, place + len(made))
             row[here], owner[here] = made, place
             prefix[place : place + separator + 1] = True
@@ -175,10 +192,15 @@ class SpanCorruption:
             if self.prefix or not self.everywhere:
                 loss[place : place + separator + 1] = False
             loss[place] = False
-            place += len(made)
-        if not place:
+            place, any_made = place + len(made), True
+        if not any_made:
             raise BadInput("span corruption", f"rows of {size} tokens", "texts long enough to hold a span and its marks")
         return row, owner, loss, prefix
+
+    def _spans(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """`random_spans`; where they are more than there are marks, some of them, evenly from the whole text."""
+        spans, most = random_spans(length, self.ratio, self.mean_span, rng), len(self.marks.spans)
+        return spans if len(spans) <= most else spans[np.sort(rng.choice(len(spans), most, replace=False))]
 
 
 @dataclass(frozen=True, kw_only=True)
