@@ -1,0 +1,219 @@
+"""The study: one network and one budget of tokens; from left to right, with spans, or half of each; code, text, or half of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from etude.data.samplers import FixedMixture
+from etude.data.sources import MixtureSource
+from etude.data.stream import DataStream
+from etude.engine.ledger import Budget
+from etude.engine.optim import AdamW
+from etude.engine.protocols import Batch, Source
+from etude.engine.schedule import Cosine
+from etude.engine.streams import initialise
+from etude.engine.trainer import Trainer
+from etude.evidence.claims import Better, Equivalent
+from etude.evidence.study import Arm, Job, Outcome, Plot, Scale, Study
+from etude.learn.language import CausalLM
+from etude.nn.transformer import Transformer, TransformerConfig
+from etude.papers.objective.codegen2.measures import Filling, LeftToRight, windows
+from etude.papers.objective.codegen2.mixture import SpanMixture
+from etude.papers.objective.codegen2.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """What an arm learns. rate: share of corrupted rows, the settings' if None. data: "code", "text" or "both"."""
+
+    rate: float | None = None
+    prefix: bool = False
+    everywhere: bool = True
+    data: str = "code"
+
+
+def model_config(settings: Settings) -> TransformerConfig:
+    return TransformerConfig(
+        vocab=settings.vocab, width=settings.width, depth=settings.depth, heads=settings.heads, hidden=settings.hidden,
+        context=settings.context, tied=settings.vocab == CPU.vocab,
+    )  # fmt: skip
+
+
+def paper_model(settings: Settings) -> Transformer:
+    return Transformer(model_config(settings))
+
+
+def stream(settings: Settings, way: Way, seed: int) -> DataStream:
+    """Rows of code, of text, or of each as often."""
+    s = settings
+    parts: dict[str, Source] = {}
+    if way.data != "text":
+        parts["code"] = windows(s.code, "train", s.context, of_code=True)
+    if way.data != "code":
+        parts["text"] = windows(s.text, "train", s.context, of_code=False)
+    if len(parts) == 1:
+        return DataStream(next(iter(parts.values())), s.batch, seed, drop_last=True)
+    return DataStream(MixtureSource(parts), s.batch, seed, sampler=FixedMixture([0.5, 0.5], update_every=16 * s.batch), drop_last=True)
+
+
+def train(job: Job, way: Way) -> Outcome:
+    """One arm: as many tokens as any other, marks included."""
+    s: Settings = job.settings
+    method = SpanMixture(
+        rate=s.rate if way.rate is None else way.rate, ratio=s.ratio, mean_span=s.mean_span, prefix=way.prefix, everywhere=way.everywhere
+    )
+    result = Trainer(
+        initialise(Transformer(model_config(s)), job.seed), stream(s, way, job.seed), CausalLM(),
+        optimizer=AdamW(lr=s.lr, betas=(0.9, s.beta2), weight_decay=s.weight_decay), schedule=Cosine(warmup=s.warmup),
+        methods=[method], budget=Budget(tokens=s.tokens), seed=job.seed,
+        evaluators={"held-out": LeftToRight(s, job.seed)}, evaluate_every=1 / s.evaluations,
+        progress=lambda share, loss: job.progress(min(share, 1.0), loss),
+    ).run()  # fmt: skip
+    left = Filling(s, job.seed, marks=False)
+    alone = left(result.model)
+    own = Filling(s, job.seed, marks=True, prefix=way.prefix)(result.model) if method.rate else alone
+    last = result.history[-1]
+    metrics = {
+        "code loss": last["held-out/code loss"],
+        "text loss": last["held-out/text loss"],
+        **own,
+        "line loss, left alone": alone["line loss"],
+        "text of a token": 1 - method.rate * (1 - kept(stream(s, way, job.seed), method)),
+    }
+    curves = {
+        f"{name} / tokens": ([row["share"] * s.tokens for row in result.history], [row[f"held-out/{name}"] for row in result.history])
+        for name in ("code loss", "text loss")
+    }
+    return Outcome(metrics=metrics, curves=curves, ledger=result.ledger.as_dict(), parameters=result.parameters)
+
+
+def kept(data: DataStream, method: SpanMixture) -> float:
+    """How many tokens of the original text a corrupted row holds, for each of its tokens: the rest are marks."""
+    batch = data.next()
+    rows = method.corruption.corrupt(Batch({k: v for k, v in batch.data.items() if k != "objective"}, batch.ids)).data
+    tokens, owners = rows["tokens"].numpy(), rows["document_ids"].numpy()
+    return float(((owners >= 0) & ~np.isin(tokens, method.marks.every)).mean())
+
+
+def planned(settings: Settings) -> Mapping[str, float]:
+    return {"train.tokens": settings.tokens}
+
+
+def _arm(about: str, way: Way, **more: Any) -> Arm:
+    return Arm(run=lambda job: train(job, way), about=about, planned=planned, **more)
+
+
+ARMS = {
+    "causal": _arm("every row from left to right", Way(rate=0.0)),
+    "mixture": _arm("half of the rows with spans taken out, learnt as any text", Way()),
+    "mixture, spans learnt": _arm("the same, but of corrupted rows only the spans are learnt", Way(everywhere=False)),
+    "mixture, prefix": _arm("the same again, and their holed text is read both ways", Way(prefix=True)),
+    "spans": _arm("every row with spans taken out", Way(rate=1.0)),
+    "mixture, text": _arm("the mixture of objectives on text", Way(data="text")),
+    "mixture, both": _arm("the mixture of objectives on code and text, as many rows of each", Way(data="both")),
+}
+
+CPU = Settings()
+QUICK = replace(
+    CPU, code="sample-code", text="sample", width=48, depth=3, tokens=200_000, num_names=60, num_lines=30, longest_file=30_000,
+    held_out_windows=32, evaluations=4,
+)  # fmt: skip
+SMOKE = replace(
+    QUICK, width=16, depth=1, heads=2, context=96, batch=4, tokens=3_000, reach=48, longest_line=20, num_names=6, num_lines=4,
+    held_out_windows=4, evaluations=2,
+)  # fmt: skip
+
+EQUAL = ("train.tokens",)
+
+
+def _better(text: str, arm: str, baseline: str, metric: str, d: float, *, lower: bool = True, primary: bool = False) -> Better:
+    return Better(text=text, arm=arm, baseline=baseline, metric=metric, lower_is_better=lower, d=d, equal=EQUAL, primary=primary)
+
+
+def _alike(text: str, arm: str, baseline: str, metric: str, d: float) -> Equivalent:
+    return Equivalent(text=text, arm=arm, baseline=baseline, metric=metric, lower_is_better=True, d=d, equal=EQUAL)
+
+
+CLAIMS = (
+    _better(
+        "Infilling is not free: training from left to right alone says code better than the mixture",
+        "causal", "mixture", "code loss", 0.02, primary=True,
+    ),
+    _better("The mixture fills lines better, given both sides, than causal training from the left", "mixture", "causal", "line loss", 0.05),
+    _better("It restores more names", "mixture", "causal", "name exact", 0.05, lower=False),
+    _better("More files parse with its lines", "mixture", "causal", "line parses", 0.05, lower=False),
+    _better("The mixture keeps more of left-to-right quality than spans alone", "mixture", "spans", "code loss", 0.02),
+    _alike(
+        "Reading the holed text both ways changes nothing for code from left to right",
+        "mixture, prefix", "mixture, spans learnt", "code loss", 0.03,
+    ),
+    _alike("Nor for lines that are filled", "mixture, prefix", "mixture, spans learnt", "line loss", 0.03),
+    _alike("Trained on code and text, code is said about as well as from code alone", "mixture, both", "mixture", "code loss", 0.1),
+    _alike("And text as well as from text alone", "mixture, both", "mixture, text", "text loss", 0.1),
+)  # fmt: skip
+
+
+PAPER = Settings(
+    code="BigPython", text="The Pile", vocab=51_200, width=2_048, depth=16, heads=16, context=2_048, mean_span=3.0, batch=256,
+    tokens=100_000_000_000, lr=2e-4, warmup=0.02, beta2=0.95, reach=1_900,
+)  # fmt: skip
+CARD = "config.json of Salesforce/codegen2-1B"
+STUDIED = "not the paper's: of the measures here"
+SOURCES = {
+    "code": "arXiv 2305.02309: the ablations' data", "text": "arXiv 2305.02309: the ablations' data",
+    "vocab": CARD, "width": CARD, "depth": CARD, "heads": CARD,
+    "hidden": "8/3 of the width: SwiGLU with the parameters of their 4 x width", "context": CARD,
+    "rate": "arXiv 2305.02309: half of the sequences", "ratio": "assumed: T5's 15 % (arXiv 1910.10683)", "mean_span": "assumed: T5's 3",
+    "batch": "assumed: about 0.5M tokens", "tokens": "assumed", "lr": "assumed", "warmup": "assumed", "beta2": "assumed",
+    "weight_decay": "assumed", "reach": STUDIED, "num_names": STUDIED, "num_lines": STUDIED, "longest_line": STUDIED,
+    "longest_file": STUDIED, "held_out_windows": STUDIED, "evaluations": STUDIED,
+}  # fmt: skip
+DEVIATIONS = (
+    ("network", "16 x 2048, attention and feed-forward side by side, GELU", "4 x 64, one after the other, SwiGLU", "two cores", "unknown"),
+    ("data", "BigPython, the Stack, the Pile", "SymPy's modules and the King James Bible", "small, pinned, free", "a narrower test"),
+    ("tokens", "byte pairs, 50k", "bytes; spans of 8 on average for their 3", "a model of bytes has no tokenizer to train", "none"),
+    ("spans", "ratio and length also drawn anew for each sequence in some trials", "15 % and a fixed mean", "one thing at a time", "none"),
+    ("row", "sequences grow by the marks", "rows keep their length and lose text", "equal tokens, marks counted",
+     "the mixture sees less text"),
+    ("measures", "HumanEval pass@k, HumanEval-Infill, XSum, SuperGLUE, LAMBADA, PIQA",
+     "held-out loss; names and lines of held-out files: loss, exact match, does the file parse", "too small to pass a test", "finer"),
+    ("lines that are filled", "HumanEval-Infill: any line", "lines that neither nothing nor `pass` can stand for",
+     "most lines may be left out, so that any fill would do", "a harder test"),
+    ("filling by the causal arm", "not measured", "goes on from the left, with as many bytes to read",
+     "a baseline that does what it has learnt", "harder to beat than one that is given marks"),
+)  # fmt: skip
+FAILURE = {
+    **dict.fromkeys(("code loss", "text loss", "line loss", "name loss"), float(np.log(CPU.vocab))),
+    **dict.fromkeys(("name exact", "line exact", "line parses"), 0.0),
+}
+
+STUDY = Study(
+    slug="codegen2",
+    arms=ARMS,
+    scales={
+        "smoke": Scale(settings=SMOKE, seeds=2, size="7k parameters / 3k tokens"),
+        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 0.2M tokens"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 0.8M tokens"),
+        "paper": Scale(settings=PAPER, seeds=1, size="1B parameters", sources=SOURCES),
+    },
+    claims=CLAIMS,
+    baseline="causal",
+    headline="code loss",
+    plots=(
+        Plot(title="Held-out code from left to right, at equal tokens", kind="curve", curve="code loss / tokens"),
+        Plot(title="Lines: the file parses with the fill", kind="bars", metric="line parses"),
+        Plot(title="Names: the fill is the name", kind="bars", metric="name exact"),
+        Plot(title="Lines: loss of the middle", kind="bars", metric="line loss"),
+        Plot(title="Held-out text from left to right, at equal tokens", kind="curve", curve="text loss / tokens"),
+    ),
+    data=("code-files", "kjv"),
+    deviations=DEVIATIONS,
+    paper_size="1B parameters, BigPython",
+    failure=FAILURE,
+    build_paper_model=paper_model,
+    paper_parameters={"CodeGen2-1B": (1.0e9, "arXiv 2305.02309")},
+)
