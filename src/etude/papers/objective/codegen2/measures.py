@@ -6,24 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from etude.data.corpora import corpus
-from etude.data.sources import WindowSource
 from etude.engine.device import evaluating
 from etude.engine.protocols import Metrics, Sampling
+from etude.engine.streams import numpy_rng
 from etude.evidence.registration import TUNING_FROM
 from etude.generate.local import LocalGenerator
 from etude.generate.states import PrefixReading
-from etude.learn.corruption import SPARE_BYTES, Marks, infill_prompt
+from etude.learn.corruption import infill_prompt
 from etude.learn.language import HeldOutLoss
-from etude.papers.objective.codegen2.holes import Hole, code, draw, infill, parses
+from etude.papers.objective.codegen2.data import files, marks_of, pieces_of, windows
+from etude.papers.objective.codegen2.holes import KINDS, Hole, holes, infill, parses
 from etude.papers.objective.codegen2.settings import TOO_LONG, Settings
 
-MARKS = Marks.of(SPARE_BYTES)
-NEWLINE = ord("\n")
 WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+AT_ONCE = 64
+"""Rows of one forward."""
 
 
 def held_out_split(seed: int) -> str:
@@ -31,22 +30,12 @@ def held_out_split(seed: int) -> str:
     return "validation" if seed >= TUNING_FROM else "test"
 
 
-def windows(name: str, split: str, context: int, *, of_code: bool) -> WindowSource:
-    """Windows with the borders of files; a text is one file."""
-    if of_code:
-        return WindowSource(code(name, split), context, documents=True)
-    text = corpus(name, split)
-    return WindowSource(text, context, document_ids=np.zeros(len(text), dtype=np.int64))
-
-
 class LeftToRight:
-    """{"code loss", "text loss"}: nats per byte on held-out windows."""
+    """{"code loss", "text loss"}: nats per token on held-out windows."""
 
     def __init__(self, settings: Settings, seed: int) -> None:
-        split = held_out_split(seed)
-        sources = {"code": windows(settings.code, split, settings.context, of_code=True)}
-        sources["text"] = windows(settings.text, split, settings.context, of_code=False)
-        self.parts = {name: HeldOutLoss(source, limit=settings.held_out_windows) for name, source in sources.items()}
+        split, limit = held_out_split(seed), settings.held_out_windows
+        self.parts = {kind: HeldOutLoss(windows(settings, kind, split), limit=limit) for kind in ("code", "text")}
 
     def __call__(self, model: nn.Module) -> Metrics:
         return {f"{name} loss": part(model)["loss"] for name, part in self.parts.items()}
@@ -54,90 +43,89 @@ class LeftToRight:
 
 @torch.no_grad()
 def told(
-    model: nn.Module, prompts: Sequence[np.ndarray], completions: Sequence[np.ndarray], *, prefix: bool = False, batch: int = 64
+    model: nn.Module, prompts: Sequence[np.ndarray], middles: Sequence[np.ndarray], ends: np.ndarray, *, separator: int = -1
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each pair: nats of the completion's tokens [n], and the likeliest token at each of their places [n], given the true ones before.
+    """For each pair, given the true tokens before: nats of the middle's tokens and of its end [n + 1], and the likeliest tokens [n + 1].
 
-    prefix: a prompt is read both ways up to and with its separator.
+    ends: [V] bool, the tokens of which any ends a middle. separator: prompts are read both ways up to and with it; -1: from left to right.
     """
     found = []
     with evaluating(model) as device:
-        for first in range(0, len(prompts), batch):
-            pairs = list(zip(prompts[first : first + batch], completions[first : first + batch], strict=True))
-            rows = np.zeros((len(pairs), max(len(p) + len(c) for p, c in pairs)), dtype=np.int64)
+        stops = torch.from_numpy(ends).to(device)
+        for first in range(0, len(prompts), AT_ONCE):
+            pairs = list(zip(prompts[first : first + AT_ONCE], middles[first : first + AT_ONCE], strict=True))
+            rows = np.zeros((len(pairs), max(len(p) + len(m) for p, m in pairs)), dtype=np.int64)
             inside = np.zeros(rows.shape, dtype=bool)
-            for i, (prompt, completion) in enumerate(pairs):
-                rows[i, : len(prompt) + len(completion)] = np.concatenate([prompt, completion])
-                inside[i, : int(np.argmax(prompt == MARKS.separator)) + 1] = prefix
+            for i, (prompt, middle) in enumerate(pairs):
+                rows[i, : len(prompt) + len(middle)] = np.concatenate([prompt, middle])
+                inside[i, : int(np.argmax(prompt == separator)) + 1] = separator >= 0
             tokens = torch.from_numpy(rows).to(device)
-            more = {"prefix": torch.from_numpy(inside[:, :-1]).to(device)} if prefix else {}
-            logits = model.head(model(tokens[:, :-1], **more)["hidden"])  # type: ignore[operator]
-            losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(pairs), -1).cpu().numpy()
-            likeliest = logits.argmax(-1).cpu().numpy()
-            for i, (prompt, completion) in enumerate(pairs):
-                place = slice(len(prompt) - 1, len(prompt) - 1 + len(completion))
-                found.append((losses[i, place].astype(np.float64), likeliest[i, place]))
+            more = {"prefix": torch.from_numpy(inside).to(device)} if separator >= 0 else {}
+            logprobs = model.head(model(tokens, **more)["hidden"]).float().log_softmax(-1)  # type: ignore[operator]
+            for i, (prompt, middle) in enumerate(pairs):
+                own = logprobs[i, len(prompt) - 1 : len(prompt) + len(middle)]
+                said = own[:-1].gather(1, torch.from_numpy(middle.astype(np.int64)).to(device)[:, None])[:, 0]
+                losses = -torch.cat([said, own[-1, stops].logsumexp(0)[None]])
+                found.append((losses.double().cpu().numpy(), own.argmax(-1).cpu().numpy()))
     return found
 
 
 class Filling:
-    """How well holes are filled. marks: given both sides, as corrupted rows teach; else given the left side alone, up to as many bytes.
+    """How well holes are filled. both: given both sides, as corrupted rows teach; else the left side alone, up to as many tokens.
 
-    "name loss", "line loss": nats per byte of the middle and of its end, mean over holes. "name exact": shares of holes where the greedy
-    fill is the middle. "line exact", "line parses": the same of lines, and whether the file with the fill parses. What ends a fill
-    is the mark or, from the left alone, the newline after a line and any byte that is no part of a name after a name.
+    "name loss", "line loss": nats of the middle and its end, mean over tokens, then holes. "name exact", "line exact": the share of holes
+    whose greedy fill is the middle. "line parses": whether the file with the fill parses. A fill that does not end is neither. It ends
+    with its mark or, from the left alone, with a line's newline or with what cannot go on a name.
     """
 
-    def __init__(self, settings: Settings, seed: int, *, marks: bool, prefix: bool = False) -> None:
-        self.settings, self.marks, self.prefix = settings, marks, prefix
-        s = settings
-        more = {"longest_file": s.longest_file, "longest": s.longest_line}
-        split, counts = held_out_split(seed), {"name": s.num_names, "line": s.num_lines}
-        self.holes = {kind: draw(s.code, split, kind, count, seed, **more) for kind, count in counts.items()}
-
-    def __call__(self, model: nn.Module) -> Metrics:
-        names, lines = self.holes["name"], self.holes["line"]
-        by_name, by_line = self.of(model, names), self.of(model, lines)
-        exact = [self._said(hole, likeliest) for hole, (_, likeliest) in zip(names, by_name, strict=True)]
-        fills = self.fills(model, lines)
-        return {
-            "name loss": float(np.mean([losses.mean() for losses, _ in by_name])),
-            "line loss": float(np.mean([losses.mean() for losses, _ in by_line])),
-            "name exact": float(np.mean(exact)),
-            "line exact": float(np.mean([fill == hole.middle for fill, hole in zip(fills, lines, strict=True)])),
-            "line parses": float(np.mean([f is not None and parses(h.filled(f)) for f, h in zip(fills, lines, strict=True)])),
+    def __init__(self, settings: Settings, seed: int, *, both: bool, prefix: bool = False) -> None:
+        self.settings, self.both, self.marks = settings, both, marks_of(settings)
+        self.separator = self.marks.separator if prefix else -1
+        split, self.pieces = held_out_split(seed), pieces_of(settings)
+        sources, counts = files(settings, split), (settings.num_names, settings.num_lines)
+        self.holes = {
+            kind: holes(sources, self.pieces, kind, count, numpy_rng(seed, "holes", split, kind), longest=settings.longest_line)
+            for kind, count in zip(KINDS, counts, strict=True)
         }
 
-    def of(self, model: nn.Module, holes: Sequence[Hole]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`told` of each hole's middle and end."""
-        if self.marks:
-            ends = [MARKS.end_of_span] * len(holes)
-            sides = [hole.around(self.settings.reach) for hole in holes]
-            prompts = [infill_prompt(_ids(left), _ids(right), MARKS) for left, right in sides]
-        else:
-            ends = [hole.file[hole.end] for hole in holes]
-            prompts = [_ids(hole.before(self.settings.reach - len(hole.middle))) for hole in holes]
-        completions = [np.append(_ids(hole.middle), end) for hole, end in zip(holes, ends, strict=True)]
-        return told(model, prompts, completions, prefix=self.prefix)
+    def __call__(self, model: nn.Module) -> Metrics:
+        found: Metrics = {}
+        for kind, listed in self.holes.items():
+            ends, middles = self.ends(kind), [hole.middle for hole in listed]
+            each = told(model, [self.prompt(hole) for hole in listed], middles, ends, separator=self.separator)
+            found[f"{kind} loss"] = float(np.mean([losses.mean() for losses, _ in each]))
+            # Greedy decoding says a text exactly where each of its tokens is the likeliest after the true ones before.
+            exact = [(a[:-1] == m).all() and ends[a[-1]] for (_, a), m in zip(each, middles, strict=True)]
+            found[f"{kind} exact"] = float(np.mean(exact))
+        fills = self.fills(model, self.holes["line"])
+        found["line parses"] = float(
+            np.mean([f is not None and parses(h.filled(f)) for f, h in zip(fills, self.holes["line"], strict=True)])
+        )
+        return found
 
-    def fills(self, model: nn.Module, lines: Sequence[Hole]) -> list[bytes | None]:
-        """Greedy fills of line holes; None where it did not end."""
+    def prompt(self, hole: Hole) -> np.ndarray:
+        if self.both:
+            return infill_prompt(*hole.around(self.settings.reach), self.marks)
+        return hole.before(self.settings.reach).astype(np.int64)
+
+    def ends(self, kind: str) -> np.ndarray:
+        """[V] the tokens that end a fill."""
+        if self.both:
+            return np.arange(len(self.pieces)) == self.marks.end_of_span
+        if kind == "line":
+            return np.array([piece[:1] == b"\n" for piece in self.pieces])
+        return np.array([bool(piece) and piece[0] not in WORD for piece in self.pieces])
+
+    def fills(self, model: nn.Module, lines: Sequence[Hole]) -> list[np.ndarray | None]:
+        """Greedy fills of line holes, without what ends them; None where one did not end."""
         longest = self.settings.longest_line + TOO_LONG
-        generator = LocalGenerator(PrefixReading(model, MARKS.separator) if self.prefix else model)
-        if self.marks:
-            done = infill(generator, [hole.around(self.settings.reach) for hole in lines], MARKS, max_tokens=longest)
+        generator = LocalGenerator(model if self.separator < 0 else PrefixReading(model, self.separator))
+        if self.both:
+            done = infill(generator, [hole.around(self.settings.reach) for hole in lines], self.marks, max_tokens=longest)
         else:
-            prompts = [_ids(hole.before(self.settings.reach - len(hole.middle))) for hole in lines]
-            groups = generator.complete(prompts, Sampling(temperature=0, max_tokens=longest, stop_tokens=(NEWLINE,)))
+            stops = tuple(np.flatnonzero(self.ends("line")).tolist())
+            groups = generator.complete(
+                [self.prompt(hole) for hole in lines], Sampling(temperature=0, max_tokens=longest, stop_tokens=stops)
+            )
             done = [group[0] for group in groups]
-        return [c.tokens[:-1].astype(np.uint8).tobytes() if c.finish == "stop" else None for c in done]
-
-    def _said(self, hole: Hole, likeliest: np.ndarray) -> bool:
-        """Greedy decoding says a text exactly where each of its tokens is the likeliest after the true ones before."""
-        end = int(likeliest[-1])
-        ended = end == MARKS.end_of_span if self.marks else end not in WORD
-        return ended and likeliest[:-1].tolist() == list(hole.middle)
-
-
-def _ids(text: bytes) -> np.ndarray:
-    return np.frombuffer(text, dtype=np.uint8).astype(np.int64)
+        return [c.tokens[:-1] if c.finish == "stop" else None for c in done]

@@ -21,7 +21,8 @@ from etude.evidence.claims import Better, Equivalent
 from etude.evidence.study import Arm, Job, Outcome, Plot, Scale, Study
 from etude.learn.language import CausalLM
 from etude.nn.transformer import Transformer, TransformerConfig
-from etude.papers.objective.codegen2.measures import Filling, LeftToRight, windows
+from etude.papers.objective.codegen2.data import marks_of, windows
+from etude.papers.objective.codegen2.measures import Filling, LeftToRight
 from etude.papers.objective.codegen2.mixture import SpanMixture
 from etude.papers.objective.codegen2.settings import Settings
 
@@ -39,7 +40,7 @@ class Way:
 def model_config(settings: Settings) -> TransformerConfig:
     return TransformerConfig(
         vocab=settings.vocab, width=settings.width, depth=settings.depth, heads=settings.heads, hidden=settings.hidden,
-        context=settings.context, tied=settings.vocab == CPU.vocab,
+        context=settings.context, tied=settings.vocab < 10_000,
     )  # fmt: skip
 
 
@@ -52,9 +53,9 @@ def stream(settings: Settings, way: Way, seed: int) -> DataStream:
     s = settings
     parts: dict[str, Source] = {}
     if way.data != "text":
-        parts["code"] = windows(s.code, "train", s.context, of_code=True)
+        parts["code"] = windows(s, "code", "train")
     if way.data != "code":
-        parts["text"] = windows(s.text, "train", s.context, of_code=False)
+        parts["text"] = windows(s, "text", "train")
     if len(parts) == 1:
         return DataStream(next(iter(parts.values())), s.batch, seed, drop_last=True)
     return DataStream(MixtureSource(parts), s.batch, seed, sampler=FixedMixture([0.5, 0.5], update_every=16 * s.batch), drop_last=True)
@@ -64,8 +65,9 @@ def train(job: Job, way: Way) -> Outcome:
     """One arm: as many tokens as any other, marks included."""
     s: Settings = job.settings
     method = SpanMixture(
-        rate=s.rate if way.rate is None else way.rate, ratio=s.ratio, mean_span=s.mean_span, prefix=way.prefix, everywhere=way.everywhere
-    )
+        rate=s.rate if way.rate is None else way.rate, ratio=s.ratio, mean_span=s.mean_span, prefix=way.prefix,
+        everywhere=way.everywhere, marks=marks_of(s).every.tolist(),
+    )  # fmt: skip
     result = Trainer(
         initialise(Transformer(model_config(s)), job.seed), stream(s, way, job.seed), CausalLM(),
         optimizer=AdamW(lr=s.lr, betas=(0.9, s.beta2), weight_decay=s.weight_decay), schedule=Cosine(warmup=s.warmup),
@@ -73,15 +75,14 @@ def train(job: Job, way: Way) -> Outcome:
         evaluators={"held-out": LeftToRight(s, job.seed)}, evaluate_every=1 / s.evaluations,
         progress=lambda share, loss: job.progress(min(share, 1.0), loss),
     ).run()  # fmt: skip
-    left = Filling(s, job.seed, marks=False)
-    alone = left(result.model)
-    own = Filling(s, job.seed, marks=True, prefix=way.prefix)(result.model) if method.rate else alone
+    alone = Filling(s, job.seed, both=False)(result.model)
+    own = Filling(s, job.seed, both=True, prefix=way.prefix)(result.model) if method.rate else alone
     last = result.history[-1]
     metrics = {
         "code loss": last["held-out/code loss"],
         "text loss": last["held-out/text loss"],
         **own,
-        "line loss, left alone": alone["line loss"],
+        **{f"{name}, left alone": alone[name] for name in ("name loss", "line loss")},
         "text of a token": 1 - method.rate * (1 - kept(stream(s, way, job.seed), method)),
     }
     curves = {
@@ -119,11 +120,11 @@ ARMS = {
 
 CPU = Settings()
 QUICK = replace(
-    CPU, code="sample-code", text="sample", width=48, depth=3, tokens=200_000, num_names=60, num_lines=30, longest_file=30_000,
-    held_out_windows=32, evaluations=4,
+    CPU, code="sample-code", text="sample", tokenizer="byte", vocab=256, mean_span=8.0, width=48, depth=3, tokens=200_000,
+    num_names=60, num_lines=30, longest_file=30_000, held_out_windows=32, evaluations=4,
 )  # fmt: skip
 SMOKE = replace(
-    QUICK, width=16, depth=1, heads=2, context=96, batch=4, tokens=3_000, reach=48, longest_line=20, num_names=6, num_lines=4,
+    QUICK, batch=4, width=16, depth=1, heads=2, context=96, tokens=3_000, reach=48, longest_line=20, num_names=6, num_lines=4,
     held_out_windows=4, evaluations=2,
 )  # fmt: skip
 
@@ -158,14 +159,14 @@ CLAIMS = (
 
 
 PAPER = Settings(
-    code="BigPython", text="The Pile", vocab=51_200, width=2_048, depth=16, heads=16, context=2_048, mean_span=3.0, batch=256,
+    code="BigPython", text="The Pile", tokenizer="GPT-2's", vocab=51_200, width=2_048, depth=16, heads=16, context=2_048, batch=256,
     tokens=100_000_000_000, lr=2e-4, warmup=0.02, beta2=0.95, reach=1_900,
 )  # fmt: skip
 CARD = "config.json of Salesforce/codegen2-1B"
 STUDIED = "not the paper's: of the measures here"
 SOURCES = {
     "code": "arXiv 2305.02309: the ablations' data", "text": "arXiv 2305.02309: the ablations' data",
-    "vocab": CARD, "width": CARD, "depth": CARD, "heads": CARD,
+    "tokenizer": CARD, "vocab": CARD, "width": CARD, "depth": CARD, "heads": CARD,
     "hidden": "8/3 of the width: SwiGLU with the parameters of their 4 x width", "context": CARD,
     "rate": "arXiv 2305.02309: half of the sequences", "ratio": "assumed: T5's 15 % (arXiv 1910.10683)", "mean_span": "assumed: T5's 3",
     "batch": "assumed: about 0.5M tokens", "tokens": "assumed", "lr": "assumed", "warmup": "assumed", "beta2": "assumed",
@@ -175,7 +176,7 @@ SOURCES = {
 DEVIATIONS = (
     ("network", "16 x 2048, attention and feed-forward side by side, GELU", "4 x 64, one after the other, SwiGLU", "two cores", "unknown"),
     ("data", "BigPython, the Stack, the Pile", "SymPy's modules and the King James Bible", "small, pinned, free", "a narrower test"),
-    ("tokens", "byte pairs, 50k", "bytes; spans of 8 on average for their 3", "a model of bytes has no tokenizer to train", "none"),
+    ("tokens", "50k byte pairs", "499 byte pairs of the code's training split", "a small model", "shorter spans of text"),
     ("spans", "ratio and length also drawn anew for each sequence in some trials", "15 % and a fixed mean", "one thing at a time", "none"),
     ("row", "sequences grow by the marks", "rows keep their length and lose text", "equal tokens, marks counted",
      "the mixture sees less text"),
