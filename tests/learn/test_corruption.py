@@ -11,6 +11,7 @@ from etude.engine.streams import initialise, numpy_rng
 from etude.errors import BadInput
 from etude.learn.corruption import (
     SPARE_BYTES,
+    Infilling,
     Marks,
     MaskedLM,
     MiddleMarks,
@@ -86,6 +87,36 @@ def test_infilling_by_hand():
     marks = MiddleMarks(prefix=90, suffix=91, middle=92, end=93)
     assert infilling_row(np.arange(6), 2, 4, marks).tolist() == [90, 0, 1, 91, 4, 5, 92, 2, 3, 93]
     assert infilling_row(np.arange(6), 2, 4, marks, "spm").tolist() == [90, 91, 4, 5, 92, 0, 1, 2, 3, 93]
+
+
+@pytest.mark.parametrize("order", ["psm", "spm"])
+@pytest.mark.parametrize("prefix", [False, True])
+def test_infilling_rows_hold_the_text_and_learn_its_middle(order, prefix):
+    marks = MiddleMarks(prefix=50, suffix=51, middle=52, end=53)
+    documents = torch.tensor([[0] * 12 + [1] + [2] * 20]).repeat(40, 1)
+    given_batch = batch(40, documents=documents)
+    made = Infilling(marks, order=order, prefix=prefix).corrupt(given_batch)
+    before = given_batch.data["tokens"]
+    lengths = set()
+    for row, owner, mask, text in zip(
+        *(made.data[n].numpy() for n in ("tokens", "document_ids", "loss_mask")), before.numpy(), strict=True
+    ):
+        pre, suf, mid, end = (int(np.flatnonzero(row == m)[0]) for m in (50, 51, 52, 53))
+        head = row[mid + 1 : end]
+        if order == "psm":
+            whole = np.concatenate([row[pre + 1 : suf], head, row[suf + 1 : mid]])
+        else:
+            whole = np.concatenate([head, row[suf + 1 : mid]])
+        assert (whole == text[:12]).all()
+        lengths.add(len(head))
+        assert mask[mid:end].all()
+        assert mask[pre:mid].any() == (not prefix)
+        assert row[16] == text[12]  # the document of one token
+        assert not mask[15]
+        assert len(set(owner.tolist()) - {-1}) == 3
+    assert len(lengths) > 5
+    if prefix:
+        assert bool(made.data["prefix"][:, 0].all())
 
 
 def test_draws_belong_to_the_sample_and_the_update():
@@ -214,6 +245,8 @@ def test_masking_hides_its_share_and_the_loss_is_there_alone():
         (lambda: SpanCorruption(MARKS).corrupt(batch(1, 8, documents=torch.arange(8)[None])), "texts long enough"),
         (lambda: Marks.of([1, 2, 3]), "3 ids, expected at least four"),
         (lambda: infilling_row(np.arange(4), 2, 2, MiddleMarks(prefix=9, suffix=8, middle=7, end=6)), "a middle from 2 to 2"),
+        (lambda: Infilling(MiddleMarks(prefix=9, suffix=8, middle=7, end=6), order="msp"), "found 'msp'"),
+        (lambda: Infilling(MiddleMarks(prefix=90, suffix=80, middle=70, end=6)).corrupt(batch(9)), "reserved token 6"),
         (lambda: MaskedLM(3, 4, 0.0), "between 0 and 1"),
     ],
 )

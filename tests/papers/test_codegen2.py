@@ -287,21 +287,22 @@ class Says(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("both", "text", "exact", "fine"),
+    ("how", "text", "exact", "fine"),
     [
-        (True, b"if total:\xff", 1.0, 1.0),
-        (True, b"while total:\xff", 0.0, 1.0),
-        (True, b"total\xff", 0.0, 0.0),
-        (True, b"if total:\n", 0.0, 0.0),  # never ended
-        (False, b"if total:\n", 1.0, 1.0),
-        (False, b"if not total:\n", 0.0, 1.0),
-        (False, b"if total\n", 0.0, 0.0),
+        ("spans", b"if total:\xff", 1.0, 1.0),
+        ("spans", b"while total:\xff", 0.0, 1.0),
+        ("spans", b"total\xff", 0.0, 0.0),
+        ("spans", b"if total:\n", 0.0, 0.0),  # never ended
+        ("middle", b"if total:\xff", 1.0, 1.0),
+        ("left", b"if total:\n", 1.0, 1.0),
+        ("left", b"if not total:\n", 0.0, 1.0),
+        ("left", b"if total\n", 0.0, 0.0),
     ],
 )
-def test_what_is_graded_is_what_the_model_puts_there(both, text, exact, fine):
+def test_what_is_graded_is_what_the_model_puts_there(how, text, exact, fine):
     start = TEXT.index(b"if total")
     hole = Hole(ids(TEXT), start, start + 9, "line", BYTES)
-    measure = Filling(SMOKE, 0, both=both)
+    measure = Filling(SMOKE, 0, how)
     measure.holes = {"line": [hole]}
     found = measure(Says(text, len(measure.prompt(hole))))
     assert (found["line exact"], found["line parses"]) == (exact, fine)
@@ -311,7 +312,7 @@ def test_what_is_graded_is_what_the_model_puts_there(both, text, exact, fine):
 @pytest.mark.parametrize(("text", "exact"), [(b"total:", 1.0), (b"total ", 1.0), (b"totals", 0.0), (b"tota:l", 0.0)])
 def test_from_the_left_a_name_ends_where_no_letter_follows(text, exact):
     start = TEXT.index(b"total:")
-    measure = Filling(SMOKE, 0, both=False)
+    measure = Filling(SMOKE, 0, "left")
     measure.holes = {"name": [Hole(ids(TEXT), start, start + 5, "name", BYTES)], "line": measure.holes["line"]}
     assert measure(Says(text, len(measure.prompt(measure.holes["name"][0]))))["name exact"] == exact
 

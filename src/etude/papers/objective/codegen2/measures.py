@@ -11,16 +11,19 @@ from torch import nn
 from etude.engine.device import evaluating
 from etude.engine.protocols import Metrics, Sampling
 from etude.engine.streams import numpy_rng
+from etude.errors import one_of
 from etude.evidence.registration import TUNING_FROM
 from etude.generate.local import LocalGenerator
 from etude.generate.states import PrefixReading
 from etude.learn.corruption import infill_prompt
 from etude.learn.language import HeldOutLoss
 from etude.papers.objective.codegen2.data import files, marks_of, pieces_of, windows
-from etude.papers.objective.codegen2.holes import KINDS, Hole, holes, infill, parses
+from etude.papers.objective.codegen2.holes import KINDS, Hole, holes, parses
+from etude.papers.objective.codegen2.mixture import middle_marks
 from etude.papers.objective.codegen2.settings import TOO_LONG, Settings
 
 WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+HOW = ("left", "spans", "middle")
 AT_ONCE = 64
 """Rows of one forward."""
 
@@ -71,15 +74,18 @@ def told(
 
 
 class Filling:
-    """How well holes are filled. both: given both sides, as corrupted rows teach; else the left side alone, up to as many tokens.
+    """How well holes are filled. how: "spans" and "middle", given both sides, as the rows of `SpanMixture` and `MiddleMixture` teach;
+    "left", given the left side alone, up to as many tokens.
 
     "name loss", "line loss": nats of the middle and its end, mean over tokens, then holes. "name exact", "line exact": the share of holes
     whose greedy fill is the middle. "line parses": whether the file with the fill parses. A fill that does not end is neither. It ends
     with its mark or, from the left alone, with a line's newline or with what cannot go on a name.
     """
 
-    def __init__(self, settings: Settings, seed: int, *, both: bool, prefix: bool = False) -> None:
-        self.settings, self.both, self.marks = settings, both, marks_of(settings)
+    def __init__(self, settings: Settings, seed: int, how: str, *, prefix: bool = False) -> None:
+        if how not in HOW:
+            raise one_of("Filling, how", how, HOW)
+        self.settings, self.how, self.marks = settings, how, marks_of(settings)
         self.separator = self.marks.separator if prefix else -1
         split, self.pieces = held_out_split(seed), pieces_of(settings)
         sources, counts = files(settings, split), (settings.num_names, settings.num_lines)
@@ -104,13 +110,17 @@ class Filling:
         return found
 
     def prompt(self, hole: Hole) -> np.ndarray:
-        if self.both:
-            return infill_prompt(*hole.around(self.settings.reach), self.marks)
-        return hole.before(self.settings.reach).astype(np.int64)
+        if self.how == "left":
+            return hole.before(self.settings.reach).astype(np.int64)
+        left, right = hole.around(self.settings.reach)
+        if self.how == "spans":
+            return infill_prompt(left, right, self.marks)
+        marks = middle_marks(self.marks)
+        return np.concatenate([[marks.prefix, marks.suffix], right, [marks.middle], left]).astype(np.int64)
 
     def ends(self, kind: str) -> np.ndarray:
         """[V] the tokens that end a fill."""
-        if self.both:
+        if self.how != "left":
             return np.arange(len(self.pieces)) == self.marks.end_of_span
         if kind == "line":
             return np.array([piece[:1] == b"\n" for piece in self.pieces])
@@ -120,12 +130,7 @@ class Filling:
         """Greedy fills of line holes, without what ends them; None where one did not end."""
         longest = self.settings.longest_line + TOO_LONG
         generator = LocalGenerator(model if self.separator < 0 else PrefixReading(model, self.separator))
-        if self.both:
-            done = infill(generator, [hole.around(self.settings.reach) for hole in lines], self.marks, max_tokens=longest)
-        else:
-            stops = tuple(np.flatnonzero(self.ends("line")).tolist())
-            groups = generator.complete(
-                [self.prompt(hole) for hole in lines], Sampling(temperature=0, max_tokens=longest, stop_tokens=stops)
-            )
-            done = [group[0] for group in groups]
-        return [c.tokens[:-1] if c.finish == "stop" else None for c in done]
+        stops = tuple(np.flatnonzero(self.ends("line")).tolist())
+        sampling = Sampling(temperature=0, max_tokens=longest, stop_tokens=stops)
+        groups = generator.complete([self.prompt(hole) for hole in lines], sampling)
+        return [c.tokens[:-1] if c.finish == "stop" else None for (c,) in groups]

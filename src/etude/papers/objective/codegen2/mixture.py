@@ -17,12 +17,12 @@ from etude.engine.run import Run
 from etude.engine.streams import derive, sample_uniforms
 from etude.errors import BadInput
 from etude.generate.states import vocabulary
-from etude.learn.corruption import SPARE_BYTES, Marks, SpanCorruption
+from etude.learn.corruption import SPARE_BYTES, Corruption, Infilling, Marks, MiddleMarks, SpanCorruption
 
 BYTES = 256
 
 
-def mixed(batch: Batch, chosen: np.ndarray, corruption: SpanCorruption) -> Batch:
+def mixed(batch: Batch, chosen: np.ndarray, corruption: Corruption) -> Batch:
     """The batch with the rows `chosen` [n] corrupted and the others as they were, with every target. Draws come from `batch.key`."""
     tokens, documents = batch.data["tokens"], batch.data.get("document_ids")
     rows = torch.from_numpy(chosen).to(tokens.device)
@@ -41,19 +41,48 @@ def mixed(batch: Batch, chosen: np.ndarray, corruption: SpanCorruption) -> Batch
     return replace(batch, data={**batch.data, **whole})
 
 
-class SpanMixture(Method):
-    """Each row of a batch is corrupted with probability `rate`, else learnt from left to right.
+class RowMixture(Method):
+    """Each row of a batch is written as `corruption` does with probability `rate`, else it is learnt from left to right.
+
+    marks: the ids that it writes. Raises BadInput for a rate outside [0, 1], a model without room for the marks or (with the corruption's
+    `prefix`) whose forward takes no prefix, and rows that are no running text.
+    """
+
+    slots = ("objective",)
+
+    def __init__(self, rate: float, corruption: Corruption, marks: Sequence[int]) -> None:
+        if not 0 <= rate <= 1:
+            raise BadInput(f"{self.name}.rate", repr(rate), "a share from 0 to 1")
+        self.rate, self.corruption, self.ids = rate, corruption, tuple(marks)
+
+    def start(self, run: Run) -> None:
+        size = vocabulary(run.model)
+        if size is not None and max(self.ids) >= size:
+            raise BadInput(f"{self.name}.marks", f"token {max(self.ids)}", f"ids below the model's vocabulary of {size}")
+        if size != BYTES and set(self.ids) <= set(SPARE_BYTES):
+            raise BadInput(f"{self.name}.marks", f"the spare bytes for a vocabulary of {size}", "ids that its tokenizer never gives")
+        if self.corruption.prefix and "prefix" not in signature(run.model.forward).parameters:
+            raise BadInput(f"{self.name}.prefix", f"it for a {type(run.model).__name__}", "a model whose forward takes `prefix`")
+
+    def batch(self, run: Run, batch: Batch) -> Batch | None:
+        tokens = batch.data.get("tokens")
+        if tokens is None or tokens.ndim != 2 or "lengths" in batch.data:
+            raise BadInput(self.name, "samples that are no running text", "rows of tokens, such as a text's windows")
+        key = derive(run.seed, "forward", run.step)
+        chosen = np.flatnonzero(sample_uniforms(derive(key, "mixture"), batch.ids, 1)[:, 0] < self.rate)
+        return mixed(replace(batch, key=key), chosen, self.corruption) if len(chosen) else None
+
+
+class SpanMixture(RowMixture):
+    """Each row of a batch has spans taken out with probability `rate`, else it is learnt from left to right.
 
     ratio:      share of a file's tokens that is taken out. mean_span: tokens of a span, on average.
     prefix:     a corrupted row's holed text is read both ways, and only what follows it is learnt.
     everywhere: without `prefix`, a corrupted row's holed text is learnt too.
     marks:      ids that no text has: any number for spans, then separator, end of text, end of span. The default are the bytes that
                 UTF-8 leaves free, for models of bytes.
-    Raises BadInput for a rate outside [0, 1], what `SpanCorruption` and `Marks` refuse, a model without room for the marks or (with
-    `prefix`) whose forward takes no prefix, and rows that are no running text.
+    Raises BadInput as `RowMixture`, `SpanCorruption` and `Marks` do.
     """
-
-    slots = ("objective",)
 
     def __init__(
         self,
@@ -65,28 +94,20 @@ class SpanMixture(Method):
         everywhere: bool = True,
         marks: Sequence[int] = SPARE_BYTES,
     ) -> None:
-        if not 0 <= rate <= 1:
-            raise BadInput("SpanMixture.rate", repr(rate), "a share from 0 to 1")
-        self.rate, self.marks = rate, Marks.of(marks)
-        self.corruption = SpanCorruption(self.marks, ratio=ratio, mean_span=mean_span, prefix=prefix, everywhere=everywhere)
+        corruption = SpanCorruption(Marks.of(marks), ratio=ratio, mean_span=mean_span, prefix=prefix, everywhere=everywhere)
+        super().__init__(rate, corruption, marks)
 
-    def start(self, run: Run) -> None:
-        size = vocabulary(run.model)
-        if size is not None and self.marks.every.max() >= size:
-            raise BadInput("SpanMixture.marks", f"token {self.marks.every.max()}", f"ids below the model's vocabulary of {size}")
-        if self.marks == Marks.of(SPARE_BYTES) and size != BYTES:
-            raise BadInput(
-                "SpanMixture.marks",
-                f"the spare bytes for a vocabulary of {size}",
-                "ids that its tokenizer never gives, such as the highest",
-            )
-        if self.corruption.prefix and "prefix" not in signature(run.model.forward).parameters:
-            raise BadInput("SpanMixture.prefix", f"it for a {type(run.model).__name__}", "a model whose forward takes `prefix`")
 
-    def batch(self, run: Run, batch: Batch) -> Batch | None:
-        tokens = batch.data.get("tokens")
-        if tokens is None or tokens.ndim != 2 or "lengths" in batch.data:
-            raise BadInput("SpanMixture", "samples that are no running text", "rows of tokens, such as a text's windows")
-        key = derive(run.seed, "forward", run.step)
-        chosen = np.flatnonzero(sample_uniforms(derive(key, "mixture"), batch.ids, 1)[:, 0] < self.rate)
-        return mixed(replace(batch, key=key), chosen, self.corruption) if len(chosen) else None
+class MiddleMixture(RowMixture):
+    """The same with `Infilling` for spans: one part of each file told last, by default after the text that stands before it.
+
+    marks: as `SpanMixture`'s, of which the first three spans' and the last are used (`middle_marks`).
+    """
+
+    def __init__(self, *, rate: float = 0.5, order: str = "spm", marks: Sequence[int] = SPARE_BYTES) -> None:
+        super().__init__(rate, Infilling(middle_marks(Marks.of(marks)), order=order), marks)
+
+
+def middle_marks(marks: Marks) -> MiddleMarks:
+    prefix, suffix, middle = marks.spans[:3]
+    return MiddleMarks(prefix=prefix, suffix=suffix, middle=middle, end=marks.end_of_span)

@@ -23,15 +23,18 @@ from etude.learn.language import CausalLM
 from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.objective.codegen2.data import marks_of, windows
 from etude.papers.objective.codegen2.measures import Filling, LeftToRight
-from etude.papers.objective.codegen2.mixture import SpanMixture
+from etude.papers.objective.codegen2.mixture import MiddleMixture, RowMixture, SpanMixture
 from etude.papers.objective.codegen2.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """What an arm learns. rate: share of corrupted rows, the settings' if None. data: "code", "text" or "both"."""
+    """What an arm learns. rate: share of corrupted rows, the settings' if None. how: "spans" are taken out of them, or a "middle" comes
+    last. data: "code", "text" or "both".
+    """
 
     rate: float | None = None
+    how: str = "spans"
     prefix: bool = False
     everywhere: bool = True
     data: str = "code"
@@ -61,13 +64,17 @@ def stream(settings: Settings, way: Way, seed: int) -> DataStream:
     return DataStream(MixtureSource(parts), s.batch, seed, sampler=FixedMixture([0.5, 0.5], update_every=16 * s.batch), drop_last=True)
 
 
+def method_of(settings: Settings, way: Way) -> RowMixture:
+    s, rate, marks = settings, settings.rate if way.rate is None else way.rate, marks_of(settings).every.tolist()
+    if way.how == "middle":
+        return MiddleMixture(rate=rate, marks=marks)
+    return SpanMixture(rate=rate, ratio=s.ratio, mean_span=s.mean_span, prefix=way.prefix, everywhere=way.everywhere, marks=marks)
+
+
 def train(job: Job, way: Way) -> Outcome:
     """One arm: as many tokens as any other, marks included."""
     s: Settings = job.settings
-    method = SpanMixture(
-        rate=s.rate if way.rate is None else way.rate, ratio=s.ratio, mean_span=s.mean_span, prefix=way.prefix,
-        everywhere=way.everywhere, marks=marks_of(s).every.tolist(),
-    )  # fmt: skip
+    method = method_of(s, way)
     result = Trainer(
         initialise(Transformer(model_config(s)), job.seed), stream(s, way, job.seed), CausalLM(),
         optimizer=AdamW(lr=s.lr, betas=(0.9, s.beta2), weight_decay=s.weight_decay), schedule=Cosine(warmup=s.warmup),
@@ -75,8 +82,8 @@ def train(job: Job, way: Way) -> Outcome:
         evaluators={"held-out": LeftToRight(s, job.seed)}, evaluate_every=1 / s.evaluations,
         progress=lambda share, loss: job.progress(min(share, 1.0), loss),
     ).run()  # fmt: skip
-    alone = Filling(s, job.seed, both=False)(result.model)
-    own = Filling(s, job.seed, both=True, prefix=way.prefix)(result.model) if method.rate else alone
+    alone = Filling(s, job.seed, "left")(result.model)
+    own = Filling(s, job.seed, way.how, prefix=way.prefix)(result.model) if method.rate else alone
     last = result.history[-1]
     metrics = {
         "code loss": last["held-out/code loss"],
@@ -92,12 +99,12 @@ def train(job: Job, way: Way) -> Outcome:
     return Outcome(metrics=metrics, curves=curves, ledger=result.ledger.as_dict(), parameters=result.parameters)
 
 
-def kept(data: DataStream, method: SpanMixture) -> float:
+def kept(data: DataStream, method: RowMixture) -> float:
     """How many tokens of the original text a corrupted row holds, for each of its tokens: the rest are marks."""
     batch = data.next()
     rows = method.corruption.corrupt(Batch({k: v for k, v in batch.data.items() if k != "objective"}, batch.ids)).data
     tokens, owners = rows["tokens"].numpy(), rows["document_ids"].numpy()
-    return float(((owners >= 0) & ~np.isin(tokens, method.marks.every)).mean())
+    return float(((owners >= 0) & ~np.isin(tokens, method.ids)).mean())
 
 
 def planned(settings: Settings) -> Mapping[str, float]:
@@ -114,6 +121,7 @@ ARMS = {
     "mixture, spans learnt": _arm("the same, but of corrupted rows only the spans are learnt", Way(everywhere=False)),
     "mixture, prefix": _arm("the same again, and their holed text is read both ways", Way(prefix=True)),
     "spans": _arm("every row with spans taken out", Way(rate=1.0)),
+    "mixture, middles": _arm("half of the rows with one part told last, after what stands before it", Way(how="middle")),
     "mixture, text": _arm("the mixture of objectives on text", Way(data="text")),
     "mixture, both": _arm("the mixture of objectives on code and text, as many rows of each", Way(data="both")),
 }
