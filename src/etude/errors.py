@@ -26,6 +26,14 @@ class BadInput(Exception):
         return BadInput(where, self.found, self.expected)
 
 
+def reason(error: OSError) -> str:
+    """What the system found, in words that follow "found": "no such file", "permission denied"."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    said = error.strerror or str(error) or "an error"
+    return said[:1].lower() + said[1:]
+
+
 def nearest(found: str, known: Iterable[str]) -> str | None:
     """The name among `known` that `found` most likely meant, if any is near."""
     near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)

@@ -81,6 +81,18 @@ def test_list_shows_ready_papers_and_counts_the_rest(capsys: pytest.CaptureFixtu
     assert "more planned" not in out
 
 
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_list_shows_titles_in_the_terminals_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["list", "--planned"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    for title in (c.title for c in catalogue.cards()):
+        assert any(title[:24] in line for line in lines), title
+
+
 def test_list_json_gives_all_with_state(capsys: pytest.CaptureFixture[str], evidence: Path) -> None:
     record(evidence, ready())
     assert main(["list", "--json"]) == 0

@@ -63,7 +63,10 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts processes through /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_in_the_middle_and_taken_up_again(how, tiny, tmp_path):
-    study = tiny(("pause: float = 0.0", "pause: float = 0.06"))
+    # One arm's runs end at once; the others wait for a file that only comes after the stop, which so is in the middle.
+    go = tmp_path / "go"
+    waiting = f"        while job.arm != 'plain' and not os.path.exists({str(go)!r}):\n            time.sleep(0.01)\n"
+    study = tiny(("import time\n", "import os\nimport time\n"), ("        time.sleep(job.settings.pause)\n", waiting))
     out = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -82,6 +85,7 @@ def test_stopped_in_the_middle_and_taken_up_again(how, tiny, tmp_path):
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.02)
+    go.touch()
     finished = {path: path.stat().st_mtime_ns for path in runs.glob("[!.]*.json")}
     assert 1 <= len(finished) < 9
     if how is signal.SIGINT:

@@ -1,4 +1,5 @@
 import io
+import json
 import time
 from pathlib import Path
 
@@ -121,3 +122,42 @@ def test_what_is_refused_at_once_stands_alone_and_a_silent_run_is_spoken_of(monk
     monkeypatch.setattr(live.time, "monotonic", lambda: later)
     view.tick()
     assert file.getvalue().splitlines() == ["tiny at quick scale: 1 runs", "  running a, seed 0 0%; about – left"]
+
+
+def looping(folder: Path, rounds: int) -> Row:
+    """A run under way in `folder`, whose loop has reported so many rounds."""
+    place = folder / "loop" / f"round-{rounds:03d}"
+    place.mkdir(parents=True)
+    sample = {"prompt": "3+4=", "completion": "7", "reward": 1.0}
+    (place / "report.json").write_text(json.dumps({"round": rounds, "metrics": {"rows": 8.0, "accuracy": 0.5}, "samples": [sample]}))
+    task = Task(arm="rise", scale="quick", seed=0, config="", file=Path(), folder=folder)
+    return Row(task, state="running", fraction=0.5, started=time.monotonic())
+
+
+def test_plain_lines_tell_each_round_once_with_a_sample_and_its_reward(monkeypatch, tmp_path):
+    file, clock = io.StringIO(), [time.monotonic()]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    one = looping(tmp_path, 1)
+    with live.Lines([one], "tiny at quick scale", "accuracy", 1, Console(file=file)) as view:
+        for _ in range(12):
+            clock[0] += 16
+            view.tick()
+        looping(tmp_path, 2)
+        one.state, one.seconds = "done", 40.0
+        view.changed(one)
+    lines = file.getvalue().splitlines()
+    assert lines.count("    rise, seed 0, round 1: accuracy 0.5  rows 8") == 1
+    assert lines[-3:] == [
+        "[1/1] rise, seed 0: done in 0:40", "    round 2: accuracy 0.5  rows 8", "      reward: 1  prompt: 3+4=  completion: 7",
+    ]  # fmt: skip
+
+
+def test_the_table_shows_the_last_round_of_runs_under_way(tmp_path):
+    file = io.StringIO()
+    console = Console(file=file, width=60, height=20)
+    rows = [row("a", 0, state="done", seconds=4.0), looping(tmp_path, 3)]
+    table = live.LiveTable(rows, "title", "accuracy", 2, console)
+    console.print(table._draw())
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert lines[4:6] == ["rise, seed 0, round 3: accuracy 0.5  rows 8", "  reward: 1  prompt: 3+4=  completion: 7"]
+    assert lines[6].startswith("1 of 2 runs")

@@ -121,3 +121,10 @@ def test_the_table_goes_between_its_marks_and_nothing_else_changes(tmp_path):
     with pytest.raises(BadInput, match="no marks for the table"):
         put_table(file, "| new |\n")
     assert file.read_text() == "no marks"
+
+
+def test_tokens_that_were_not_trained_on_stand_apart():
+    from etude.evidence.report import _other_tokens
+
+    read = {"train": {"tokens": 100.0, "flops": 1.0}, "prepare": {"tokens": 60.0}}
+    assert _other_tokens({"ledger": [read, {"train": {"tokens": 100.0}}]}) == 30.0

@@ -324,7 +324,7 @@ def test_only_what_is_on_record_can_be_verified(tiny, recorded, place):
     with pytest.raises(BadInput, match="tiny, seed: found 9, expected one of 0, 1, 2"):
         verify.verify(tiny(), recorded, seed=9)
     recorded.record("tiny").unlink()
-    with pytest.raises(BadInput, match=r"tiny.json: found No such file or directory, expected a record"):
+    with pytest.raises(BadInput, match=r"tiny.json: found no such file, expected a record"):
         verify.verify(tiny(), recorded)
 
 

@@ -2,6 +2,8 @@ import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import time
 
@@ -163,7 +165,7 @@ def test_progress_is_told_and_samples_are_shown(tmp_path, capsys):
     assert lines[0] == "round 1/2  propose 0/8"
     assert "round 1/2  judge 8/8" in lines
     assert any(line.startswith("round 2/2  done: kept ") for line in lines)
-    assert any(line.strip().startswith("text: ") for line in lines)
+    assert any(re.fullmatch(r"    judgement: 0\.\d+  text: \d+ é", line) for line in lines)
     capsys.readouterr()
     run_loop(Guessing(), START, 2, tmp_path / "by default")
     assert capsys.readouterr().err.splitlines() == lines
@@ -377,6 +379,36 @@ def test_what_json_cannot_hold_is_named_by_file_id_and_field(tmp_path, metric, r
 
     with pytest.raises(BadInput, match=said):
         run_loop(Unwritable(), START, 1, tmp_path)
+
+
+def test_what_was_learned_is_kept_where_it_cannot_be_reported(tmp_path):
+    class Counted(Guessing):
+        learned, metric, worst = 0, 1.0, {}
+
+        def learn(self, number, state, data, folder):
+            self.learned += 1
+            after, report = super().learn(number, state, data, folder)
+            return after, report | {"accuracy": self.metric}
+
+        def samples(self, number, judged):
+            return [{"text": judged[0]["text"], **self.worst}]
+
+    whole, _ = run_loop(Counted(), START, 2, tmp_path / "whole")
+    steps, folder = Counted(), tmp_path / "stopped"
+    steps.worst = {"score": float("inf")}
+    with pytest.raises(BadInput, match=r"'samples\[0\].score': found inf.*; what was learned is kept in .*round-001/learned: delete it"):
+        run_loop(steps, START, 2, folder)
+    steps.worst, steps.metric = {}, float("nan")  # of the next round: the first one's metrics are kept with what it learned
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"round-002/report.json, field 'metrics.accuracy': found nan"):
+            run_loop(steps, START, 2, folder)
+    assert steps.learned == 2  # once a round
+    shutil.rmtree(folder / "round-002" / "learned")
+    steps.metric = 1.0
+    assert run_loop(steps, START, 2, folder)[0] == whole
+    assert steps.learned == 3
+    assert files(folder) == files(tmp_path / "whole")
+    assert not list(folder.rglob("learned"))
 
 
 def test_a_round_that_selects_nothing_is_a_round(tmp_path):

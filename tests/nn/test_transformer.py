@@ -218,11 +218,17 @@ def test_learns():
     assert losses[-1] < 0.5
 
 
+UNEVEN = "expected a width that the heads divide into even parts"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"heads": 3}, "TransformerConfig.heads: found 3, expected a number that divides width 16 into even parts"),
-        ({"heads": 16, "kv_heads": None}, "TransformerConfig.heads: found 16, expected a number that divides width 16 into even parts"),
+        ({"heads": 3}, "TransformerConfig.width and heads: found 16 and 3, " + UNEVEN),
+        (
+            {"heads": 16, "kv_heads": None},
+            "TransformerConfig.width and heads: found 16 and 16, " + UNEVEN,
+        ),
         ({"kv_heads": 3}, "TransformerConfig.kv_heads: found 3, expected a divisor of heads (4)"),
         ({"depth": 0}, "TransformerConfig.depth: found 0, expected a whole number >= 1"),
         ({"vocab": 2.5}, "TransformerConfig.vocab: found 2.5, expected a whole number"),

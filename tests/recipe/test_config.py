@@ -6,6 +6,7 @@ import pytest
 from etude.errors import BadInput
 from etude.recipe.config import dump, load, parse
 from etude.recipe.overrides import replaced
+from etude.recipe.places import Places
 
 GOOD = """
 schema = 1
@@ -267,3 +268,9 @@ def test_files_that_are_no_recipes(tmp_path):
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="no UTF-8"):
         load(tmp_path / "b.toml")
+
+
+def test_two_keys_that_do_not_go_together_are_named_each_where_it_was_set():
+    assert Places("r.toml").of("model.width and heads") == "r.toml, model.width and model.heads"
+    assert Places("r.toml", ["model.width"]).of("model.width and heads") == "command line, model.width and r.toml, model.heads"
+    assert Places("r.toml", ["model"]).of("model.width and heads") == "command line, model.width and model.heads"

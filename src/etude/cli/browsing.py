@@ -33,6 +33,7 @@ def list_papers(
     """What runs here, and what came out."""
     from rich.markup import escape
     from rich.padding import Padding
+    from rich.text import Text
 
     from etude.cli.standing import standing
     from etude.evidence.tables import Grid
@@ -51,8 +52,9 @@ def list_papers(
     shown = [c for c in found if planned or c.state != "planned"]
     if shown:
         wide = console().width >= WIDE
-        grid = Grid(">#", "|paper", "|family", "what came out", key=1)
+        grid = Grid(">#", "|paper", "|family", "title, and what came out", key=1)
         for c in shown:
+            title = Padding(Text(c.title, "dim", no_wrap=True, overflow="ellipsis"), (0, 0, 0, 5))
             result = results.get(c.slug)
             if c.state == "ready":
                 said = colored(result.line) if result else f"[dim]not recorded yet: etude run {c.slug}[/]"
@@ -61,11 +63,11 @@ def list_papers(
             name = f"[bold]{c.slug}[/]" if c.state == "ready" else c.slug
             home = c.family if c.origin == "etude" else c.origin
             if wide:
-                grid.add_row(str(c.number or ""), name, home, said)
+                grid.add_row(str(c.number or ""), name, home, f"[dim]{escape(c.title)}[/]\n{said}")
             elif c.state == "planned":
-                console().print(f"{c.number or '':>3}  {name} [dim]({escape(home)}, planned)[/]")
+                console().print(f"{c.number or '':>3}  {name} [dim]({escape(home)}, planned)[/]", title)
             else:
-                console().print(f"{c.number or '':>3}  {name} [dim]({escape(home)})[/]", Padding(said, (0, 0, 0, 5)))
+                console().print(f"{c.number or '':>3}  {name} [dim]({escape(home)})[/]", title, Padding(said, (0, 0, 0, 5)))
         if wide:
             console().print(grid)
     rest = sum(c.state == "planned" for c in found)

@@ -46,7 +46,7 @@ def run(
     json: Json = False,
 ) -> None:
     """A paper's study: its arms at equal budget, over seeds, with a verdict."""
-    chosen, which = _names(arms), asked(seeds, "etude run --seeds")
+    chosen, which = names(arms, "etude run --arms"), asked(seeds, "etude run --seeds")
     from etude.papers.catalogue import card, load_study
 
     study = load_study(paper)  # before the runner, so that a paper that is not here costs no time
@@ -66,12 +66,12 @@ def run(
     run_study(word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
 
 
-def _names(text: str) -> list[str] | None:
-    """The arms of "A,B"; None for all."""
-    names = [name.strip() for name in text.split(",")]
-    if text and not all(names):
-        raise BadInput("etude run --arms", f"'{text}'", "names with one comma between two")
-    return names if text else None
+def names(text: str, option: str) -> list[str] | None:
+    """Those of "A,B"; None for all. Raises BadInput, naming the option, for an empty name."""
+    found = [name.strip() for name in text.split(",")]
+    if text and not all(found):
+        raise BadInput(option, f"'{text}'", "names with one comma between two")
+    return found if text else None
 
 
 def train(

@@ -27,7 +27,7 @@ from etude.data.splits import SPLITS
 from etude.data.tokens import TokenCorpus, TokenWriter
 from etude.engine.arguments import typed
 from etude.engine.checkpoint import write_atomic
-from etude.errors import BadInput, one_of
+from etude.errors import BadInput, one_of, reason
 
 if TYPE_CHECKING:
     from etude.data.tokenizers import Tokenizer
@@ -226,7 +226,7 @@ def get(name: str, say: Callable[[str], None] = lambda line: None) -> None:
     try:
         write_atomic(found.path, data)
     except OSError as error:
-        raise BadInput(str(found.path), error.strerror or "an error", "a folder that can be written; $ETUDE_CACHE names another") from error
+        raise BadInput(str(found.path), reason(error), "a folder that can be written; $ETUDE_CACHE names another") from error
     say(f"{name}: {len(data) / 1e6:.1f} MB, SHA-256 {digest[:12]}, {found.licence}")
 
 

@@ -13,7 +13,7 @@ from etude.data.cards import cache_folder
 from etude.data.text import TextFile, parted
 from etude.data.tokenizers import BytePairs, Bytes, Characters, Tokenizer, load, save
 from etude.data.tokens import TokenCorpus, TokenWriter
-from etude.errors import BadInput, one_of
+from etude.errors import BadInput, one_of, reason
 
 PARTS = ("train", "held-out")
 
@@ -88,5 +88,5 @@ def tokenizer_for(texts: Sequence[TextFile], kind: str, vocab: int, *, held_out:
     try:
         save(made, path)
     except OSError as error:
-        raise BadInput(str(path), error.strerror or "an error", "a folder that can be written; $ETUDE_CACHE names another") from error
+        raise BadInput(str(path), reason(error), "a folder that can be written; $ETUDE_CACHE names another") from error
     return made

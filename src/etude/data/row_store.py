@@ -27,7 +27,7 @@ from etude.data.row_kinds import kind_of, said
 from etude.data.tokenizers import BytePairs, Tokenizer
 from etude.data.tokens import dtype_for
 from etude.data.word_cache import WordCache, word_cache
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 
 FORMAT = 1
 AT_ONCE, CHARACTERS = 1024, 1 << 22
@@ -172,7 +172,7 @@ def _write(folder: Path, file: RowFile, tokenizer: Tokenizer, template: Template
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         if not (folder / "header.json").exists():
-            found = error.strerror or str(error)
+            found = reason(error)
             raise BadInput(str(folder), found, "a folder that can be written; $ETUDE_CACHE names another") from error
 
 

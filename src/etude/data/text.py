@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 
 READ = 1 << 18
 """Bytes in memory at a time."""
@@ -47,7 +47,7 @@ def _blocks(path: Path, size: int) -> Iterator[bytes]:
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a text file") from error
     except OSError as error:
-        raise BadInput(str(path), error.strerror or "an error", "a text file that can be read") from error
+        raise BadInput(str(path), reason(error), "a text file that can be read") from error
 
 
 def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, path: Path, done: int, final: bool = False) -> str:

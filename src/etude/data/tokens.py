@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from etude.data.splits import SHARES, document_ranges, token_ranges
-from etude.errors import BadInput, one_of
+from etude.errors import BadInput, one_of, reason
 
 FORMAT = 1
 DTYPES = ("uint8", "uint16", "uint32")
@@ -146,7 +146,7 @@ class TokenWriter:
             self._temporary.mkdir(parents=True)
             self._files = {name: (self._temporary / name).open("wb") for name in ("tokens.bin", "documents.bin")}
         except OSError as error:
-            raise BadInput(str(self.folder), error.strerror or "an error", "a folder that can be written") from error
+            raise BadInput(str(self.folder), reason(error), "a folder that can be written") from error
         self._sums = {name: hashlib.sha256() for name in self._files}
         return self
 

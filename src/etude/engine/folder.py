@@ -18,7 +18,7 @@ from typing import Any
 
 from etude.engine import checkpoint
 from etude.engine.identity import difference, digests
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 
 MARK = "run.json"
 LOGS = ("metrics.jsonl", "order.bin")
@@ -156,7 +156,7 @@ def held(path: Path, told: Mapping[str, Any], beside: Mapping[str, str], methods
             lock = locked(path)
             folder.begin(resume)
         except OSError as error:
-            raise BadInput(str(path), error.strerror or str(error), "a folder that can be written") from error
+            raise BadInput(str(path), reason(error), "a folder that can be written") from error
         yield folder
     except BaseException:
         folder.withdraw()

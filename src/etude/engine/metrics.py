@@ -53,11 +53,15 @@ class MetricsLog:
         self.pending.clear()
 
     def times(self, step: int, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-        """A line of `timing.jsonl`: an update's seconds, whole and by category of the ledger, and the share spent generating."""
+        """A line of `timing.jsonl`: an update's seconds, whole and by category of the ledger, and the share spent generating.
+
+        All is then given to the system: such updates are slow, and whoever watches the run reads what it made.
+        """
         parts = {k: v - before.get(k, 0.0) for k, v in after.items()}
         whole = sum(parts.values())
         record = {"step": step, "seconds": whole} | {k: v for k, v in parts.items() if k != "train"}
         self.append("timing.jsonl", record | {"generate_share": parts.get("generate", 0.0) / whole if whole else 0.0})
+        self.flush()
 
     def order(self, ids: np.ndarray) -> None:
         if self.files:

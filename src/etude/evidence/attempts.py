@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.evidence.dates import now
 from etude.evidence.places import Place
 
@@ -64,4 +64,4 @@ def _append(place: Place, slug: str, line: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise BadInput(str(path), error.strerror or str(error), "a file that can be written") from error
+        raise BadInput(str(path), reason(error), "a file that can be written") from error

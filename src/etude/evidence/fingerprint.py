@@ -25,6 +25,8 @@ from etude.evidence.study import Study
 
 ABOVE = ("papers", "cli", "web", "screen", "arenas", "evidence", "adapt")
 """Folders of etude that no run's numbers depend on, but for the paper's own (and evidence/study.py)."""
+RULE = "suggest"
+"""The function, or the file of a package, that proposes a paper's settings for a recipe."""
 Plain = Any  # JSON values
 
 
@@ -58,7 +60,7 @@ def plain(value: Any) -> Plain:
 
 def code_hash(sources: Mapping[str, str]) -> str:
     """Over the parsed code of named sources (name -> text). Comments, docstrings, layout and the Python version do not count."""
-    return digest({name: _shape(ast.parse(text)) for name, text in sources.items()})
+    return digest({name: _shape(_studied(ast.parse(text))) for name, text in sources.items()})
 
 
 def paper_code(study: Study) -> str:
@@ -74,9 +76,13 @@ def paper_files(study: Study) -> dict[str, Path]:
         file = _file_of(thing)
         if file is None or _below_papers(file):
             continue
-        for member in _package_of(file):
-            files[_name_of(member)] = member
+        files |= code_files(file)
     return dict(sorted(files.items()))
+
+
+def code_files(file: Path) -> dict[str, Path]:
+    """name -> file: a module alone, or every file of its package; without the rule for other people's recipes."""
+    return {_name_of(member): member for member in _package_of(file) if member.stem != RULE}
 
 
 @lru_cache(maxsize=1)
@@ -143,6 +149,12 @@ def _shape(node: Any) -> Plain:
     if isinstance(node, list):
         return [_shape(item) for item in node]
     return f"{type(node).__name__}:{node!r}"
+
+
+def _studied(module: ast.Module) -> ast.Module:
+    """Without `suggest`, which proposes settings for other people's recipes: no study runs it."""
+    module.body = [node for node in module.body if not (isinstance(node, ast.FunctionDef) and node.name == RULE)]
+    return module
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:

@@ -1,4 +1,6 @@
-"""The live view on stderr: each run with its state, progress, time left and current metric; plain lines where it is no terminal."""
+"""The live view on stderr: each run with its state, progress, time left and current metric, and the last round of those that have
+rounds, with a sample of it; plain lines where it is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from etude.evidence.jobs import Task
+from etude.evidence.latest import Round, latest
+from etude.loop.wording import cut
 
+WIDE = 160
+"""Characters of a round's metrics, and of its sample, that plain lines show."""
 STYLES = {"waiting": "dim", "running": "bold cyan", "done": "green", "kept": "green dim", "diverged": "yellow"}
 
 
@@ -114,6 +120,7 @@ class Lines(Quiet):
         self.title, self.metric, self.workers, self.console = title, metric, workers, console
         self.spoke, self.titled = time.monotonic(), False
         self.began, self.listed = self.spoke, float("-inf")
+        self.told: dict[str, int] = {}  # run -> the last of its rounds that was told
 
     def __exit__(self, *error: object) -> None:
         if not any(error):
@@ -135,6 +142,7 @@ class Lines(Quiet):
             left = time_left(self.rows, self.workers)
             more = f", about {clock(left)} left" if left else ""
             self._say(f"[{ended}/{len(self.rows)}] {row.task.name}: {row.state} in {clock(row.seconds)}{more}")
+            self._round(row, "")
 
     def tick(self) -> None:
         if any(row.fraction for row in self.rows):
@@ -145,6 +153,17 @@ class Lines(Quiet):
             self._title()
             doing = [f"{r.task.name} {r.fraction:.0%}" for r in self.rows if r.state == "running"]
             self._say(f"  running {'; '.join(doing)}; about {clock(time_left(self.rows, self.workers))} left")
+            for row in self.rows:
+                if row.state == "running":
+                    self._round(row, f"{row.task.name}, ")
+
+    def _round(self, row: Row, head: str) -> None:
+        """The run's last round, unless it was told before."""
+        found = latest(row.task.folder)
+        if found is not None and self.told.get(row.task.name) != found.number:
+            self.told[row.task.name] = found.number
+            for line in found.lines(head, self.metric):
+                self._say("    " + cut(line, WIDE))
 
     def _say(self, text: str) -> None:
         self.spoke = time.monotonic()
@@ -157,6 +176,8 @@ class LiveTable(Quiet):
     def __init__(self, rows: Sequence[Row], title: str, metric: str, workers: int, console: Console) -> None:
         super().__init__(rows)
         self.title, self.metric, self.workers, self.console = title, metric, workers, console
+        self.looked = float("-inf")
+        self.found: dict[Task, Round | None] = {}
         self.live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> View:
@@ -174,7 +195,8 @@ class LiveTable(Quiet):
         names = max((len(row.task.arm) for row in self.rows), default=0)
         bar = max(4, min(24, self.console.width - names - len(self.metric) - 38))
         order = sorted(self.rows, key=lambda r: ("running", "waiting").index(r.state) if r.state in ("running", "waiting") else 2)
-        room = max(self.console.height - 4, 4)
+        rounds = self._rounds(max(self.console.height - 4, 4) // 2)
+        room = max(self.console.height - 4 - len(rounds), 4)
         shown = self.rows if len(self.rows) <= room else order[:room]
         for row in shown:
             style, running = STYLES[row.state], row.state == "running"
@@ -190,4 +212,14 @@ class LiveTable(Quiet):
         ended = sum(row.state not in ("waiting", "running") for row in self.rows)
         hidden = len(self.rows) - len(shown)
         foot = f"{ended} of {len(self.rows)} runs, about {clock(time_left(self.rows, self.workers))} left"
-        return Group(Text(self.title, "bold"), table, Text(foot + (f" ({hidden} more not shown)" if hidden else ""), "dim"))
+        foot += f" ({hidden} more not shown)" if hidden else ""
+        told = (Text(line, no_wrap=True, overflow="ellipsis") for line in rounds)
+        return Group(Text(self.title, "bold"), table, *told, Text(foot, "dim"))
+
+    def _rounds(self, room: int) -> list[str]:
+        """What is known of the last rounds of runs under way, in at most so many lines; read anew every two seconds."""
+        running = [row for row in self.rows if row.state == "running"]
+        if time.monotonic() - self.looked > 2:
+            self.looked, self.found = time.monotonic(), {row.task: latest(row.task.folder) for row in running}
+        return [line for row in running if (found := self.found.get(row.task))
+                for line in found.lines(f"{row.task.name}, ", self.metric)][:room]  # fmt: skip

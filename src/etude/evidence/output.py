@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from etude.engine.checkpoint import write_atomic
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.evidence.jobs import Task
 
 MARK = "study.json"
@@ -46,7 +46,7 @@ def claim(out: Path, slug: str) -> Path:
         if not os.access(out, os.W_OK):
             raise BadInput(str(out), "no permission to write", "a folder that can be written")
     except OSError as error:
-        raise BadInput(str(out), error.strerror or str(error), "a folder that can be written") from error
+        raise BadInput(str(out), reason(error), "a folder that can be written") from error
     return out
 
 

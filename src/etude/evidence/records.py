@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.engine.checkpoint import write_atomic
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.evidence import jobs
 from etude.evidence.matched import matched_effects, signs_differ
 from etude.evidence.study import Study
@@ -94,7 +94,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         record = jobs.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(str(path), error.strerror or str(error), "a record") from error
+        raise BadInput(str(path), reason(error), "a record") from error
     except ValueError as error:
         raise BadInput(str(path), f"unreadable content ({error})", "a record written by etude") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from etude.engine.source_files import spec_of_file
 from etude.errors import BadInput
 from etude.evidence.study import Study
 
@@ -46,7 +47,7 @@ def study_from_file(path: str) -> Study:
     if not file.is_file():
         raise BadInput("study", f"'{path}'", "a Python file that defines STUDY")
     name = f"etude_study_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    spec = spec_of_file(name, file)
     if spec is None or spec.loader is None:
         raise BadInput("study", f"'{path}'", "a Python file (.py) that defines STUDY")
     module = importlib.util.module_from_spec(spec)

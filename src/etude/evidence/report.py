@@ -52,7 +52,8 @@ def arms_table(record: Mapping[str, Any]) -> Grid:
     """Per arm that has it: the headline metric with its t interval, the paired effect against the baseline, what it cost, its size."""
     headline, baseline = record["headline"], record["baseline"]
     better = "↓" if record["lower_is_better"] else "↑"
-    numbers = (f"{headline} {better}", f"against {baseline}", "FLOPs", "tokens", "time a run", "parameters")
+    tokens = "tokens trained + other" if any(map(_other_tokens, record["arms"].values())) else "tokens"
+    numbers = (f"{headline} {better}", f"against {baseline}", "FLOPs", tokens, "time a run", "parameters")
     table = Grid("|arm", *(f">{name}" for name in numbers), split=True, ruled=False)
     base = record["arms"].get(baseline)
     for name, arm in record["arms"].items():
@@ -63,7 +64,9 @@ def arms_table(record: Mapping[str, Any]) -> Grid:
         if base is not None and name != baseline and headline in arm["metrics"]:
             against = _effect(_values(arm["metrics"][headline]) - _values(base["metrics"][headline]), record["lower_is_better"])
             against = against.replace(" [", f"{BREAK}[")
-        cost = [amount(_total(arm["ledger"], q)) for q in ("flops", "tokens")]
+        other = _other_tokens(arm)
+        trained = amount(_total(arm["ledger"], "tokens") - other) + (f" +{BREAK}{amount(other)}" if other else "")
+        cost = [amount(_total(arm["ledger"], "flops")), trained]
         size = amount(float(np.mean(arm["parameters"]))) if any(arm["parameters"]) else "–"
         table.add_row(
             escape(name) + _marks(arm), _with_interval(values), escape(against), *cost, clock(float(np.mean(arm["seconds"]))), size
@@ -182,6 +185,12 @@ def _marks(arm: Mapping[str, Any]) -> str:
 
 def _total(ledgers: Sequence[Mapping[str, Mapping[str, float]]], quantity: str) -> float:
     return float(np.mean([sum(row.get(quantity, 0) for row in ledger.values()) for ledger in ledgers]))
+
+
+def _other_tokens(arm: Mapping[str, Any]) -> float:
+    """Of a run's tokens those not trained on: read by a scorer, or by what was prepared."""
+    apart = [{name: row for name, row in ledger.items() if name != "train"} for ledger in arm["ledger"]]
+    return _total(apart, "tokens")
 
 
 def _values(values: Sequence[float | None]) -> np.ndarray:

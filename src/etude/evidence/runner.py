@@ -36,6 +36,11 @@ class StudyInterrupted(KeyboardInterrupt):
 
     def __init__(self, slug: str, done: int, runs: int, out: Path) -> None:
         super().__init__(f"{slug}: interrupted with {done} of {runs} runs finished and kept in {out}; run the same command to go on")
+        self.done, self.runs, self.out = done, runs, out
+
+    def of(self, what: str) -> StudyInterrupted:
+        """The same, of something larger that the study is a part of."""
+        return StudyInterrupted(what, self.done, self.runs, self.out)
 
 
 @typed("run_study, ")
@@ -78,7 +83,9 @@ def run_study(
     if out is not None and not str(out).strip():
         raise BadInput(f"{study.slug}, out", "an empty text", "a folder")
     plans = planned.check(study, scale, chosen)
-    size = _workers(workers, reference)
+    size = workers_of(workers)
+    if reference is None:
+        size = 1  # a study that no other process could find
     base = Path(out) if out is not None else Path("runs") / study.slug
     hashes = fingerprint.study_hashes(study, scale)
     tasks = [
@@ -118,9 +125,11 @@ def run_study(
     return record
 
 
-def perform(study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, quiet: bool) -> dict[str, list[Any]]:
-    """Runs the tasks that have no finished run and returns all of them, arm -> runs in the order of the tasks."""
-    title = f"{study.slug} at {tasks[0].scale} scale, {study.scales[tasks[0].scale].size}"
+def perform(
+    study: Study, reference: Reference | None, tasks: Sequence[Task], workers: int, out: Path, quiet: bool, title: str = ""
+) -> dict[str, list[Any]]:  # fmt: skip
+    """Runs the tasks that have no finished run and returns all of them, arm -> runs in the order of the tasks. title: of the live view."""
+    title = title or f"{study.slug} at {tasks[0].scale} scale, {study.scales[tasks[0].scale].size}"
     shown = view(tasks, title, study.headline, workers, quiet)
     for row in shown.rows:
         kept = jobs.load(row.task)
@@ -260,11 +269,10 @@ def _seeds(study: Study, scale: str, seeds: int | Sequence[int] | None) -> list[
     return numbers
 
 
-def _workers(workers: int | None, reference: Reference | None) -> int:
+def workers_of(workers: int | None) -> int:
+    """So many processes, or one a core that this process may use. Raises BadInput below 1."""
     if workers is not None and workers < 1:
         raise BadInput("workers", str(workers), "at least 1")
-    if reference is None:
-        return 1  # a study that no other process could find
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return workers or cores or 1
 

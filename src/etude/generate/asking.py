@@ -21,7 +21,7 @@ from typing import Any
 
 from etude.data.cards import cache_folder
 from etude.engine.checkpoint import write_atomic
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 
 Answer = dict[str, Any]
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -108,9 +108,7 @@ class Client:
             try:
                 write_atomic(place, json.dumps({"url": self.url + path, "request": body, "answer": answer}))
             except OSError as error:
-                raise BadInput(
-                    str(place), error.strerror or "an error", "a folder that can be written; $ETUDE_CACHE names another"
-                ) from error
+                raise BadInput(str(place), reason(error), "a folder that can be written; $ETUDE_CACHE names another") from error
         return answer
 
     def _asked(self, path: str, body: Answer, check: Callable[[Answer], None], stop: threading.Event) -> Answer:

@@ -31,7 +31,7 @@ from etude.engine.optim import AdamW, OptimizerSpec
 from etude.engine.schedule import Cosine
 from etude.engine.streams import derive, initialise
 from etude.engine.trainer import Trainer
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.learn.finetune import Finetune
 from etude.learn.rows import CompletionSource, Text
 from etude.nn.transformer import Transformer, TransformerConfig
@@ -152,7 +152,7 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise BadInput(str(folder), error.strerror or "an error", "a folder that can be written; $ETUDE_CACHE names another") from error
+        raise BadInput(str(folder), reason(error), "a folder that can be written; $ETUDE_CACHE names another") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

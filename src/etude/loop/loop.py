@@ -3,6 +3,7 @@
 A round's folder `round-003/` holds, in readable JSON: `plan.json` (the requests in their batches), `candidates.jsonl`, `judgements.jsonl`,
 `data.jsonl` (what is learned from) and `report.json` (metrics and samples). A killed loop opens the folder again and goes on: the
 recorded plan is repeated, what is on disk is neither asked for nor judged again, and a step cut short is done anew from what was before.
+Where a metric or sample is one that JSON cannot hold (NaN), the loop stops with its name and keeps what was learned.
 A judge that fails on a candidate is named with it (`run_loop`, failures).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,11 +20,13 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 
 from etude.data.jsonl import Row, jsonl, read_jsonl, unwritable
 from etude.data.tasks.judging import Failure, VerifierFailed, said
+from etude.engine import checkpoint
 from etude.engine.checkpoint import write_atomic
 from etude.engine.folder import locked
 from etude.errors import BadInput, choice
 from etude.loop.journal import Journal, read_json, write_json
 from etude.loop.rounds import Report, State, run_rounds
+from etude.loop.wording import cut, metrics_in_words, row_in_words
 
 Batch = Sequence[Row]
 """Requests that are answered together. A request is plain JSON with an `id` of its own in its round."""
@@ -76,6 +80,8 @@ class Progress:
 
 
 SHOWN = 3
+LEARNED = "learned"
+"""The folder in a round's that holds what was learned, where its metrics or samples could not be written."""
 WAYS = ("stop", "skip")
 FAILED = "failure"
 """The field of a judgement that says what the judge did wrong; it has no other but the id."""
@@ -140,15 +146,31 @@ def _run(
         data = _selected(steps, number, before, here / "data.jsonl", judged)
         tell("select", len(data), len(judged))
         tell("learn", 0, len(data))
-        after, report = steps.learn(number, before, data, here)
+        after, report = _learned(here / LEARNED) or steps.learn(number, before, data, here)
         if failed:
             report = {**report, "verifier_failures": float(failed)}
-        samples = list(steps.samples(number, judged) if isinstance(steps, Sampled) else judged[:SHOWN])
-        write_json(here / "report.json", {"round": number, "metrics": report, "samples": samples})
+        try:
+            samples = list(steps.samples(number, judged) if isinstance(steps, Sampled) else judged[:SHOWN])
+            write_json(here / "report.json", {"round": number, "metrics": report, "samples": samples})
+        except Exception as error:
+            checkpoint.save(here / LEARNED, number, {"state": after, "metrics": report})
+            if not isinstance(error, BadInput):
+                raise
+            again = f"; what was learned is kept in {here / LEARNED}: delete it to learn again"
+            raise BadInput(error.where, error.found, error.expected + again) from None
+        shutil.rmtree(here / LEARNED, ignore_errors=True)
         tell("done", len(data), len(data), report=report, samples=samples)
         return after, report
 
     return run_rounds(one, state, num_rounds, folder=folder, identity=identity)
+
+
+def _learned(kept: Path) -> tuple[State, Report] | None:
+    """What an earlier process has learned in a round that it could not report on, so that it is not learned again."""
+    if not any(kept.glob("step-*")):
+        return None
+    saved = checkpoint.load(checkpoint.latest(kept)[0])
+    return saved["state"], saved["metrics"]
 
 
 def _belongs(path: Path, identity: str) -> None:
@@ -306,15 +328,9 @@ class Printed:
         if event.phase != "done":
             print(f"{head}  {event.phase} {event.done}/{event.total}", file=self.out, flush=True)
             return
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in event.report.items())
-        print(f"{head}  done: {metrics}", file=self.out)
+        print(f"{head}  done: {metrics_in_words(event.report)}", file=self.out)
         for row in event.samples:
-            print(f"    {_shown(row)}", file=self.out, flush=True)
-
-
-def _shown(row: Row, width: int = 160) -> str:
-    text = "  ".join(f"{k}: {v}" for k, v in row.items() if k not in ("id", "request")).replace("\n", " | ")
-    return text if len(text) <= width else text[: width - 1] + "…"
+            print(f"    {cut(row_in_words(row), 160)}", file=self.out, flush=True)
 
 
 def history(folder: Path) -> list[Row]:

@@ -59,7 +59,8 @@ class TransformerConfig:
             if not getattr(self, name) > 0:
                 raise BadInput(f"TransformerConfig.{name}", repr(getattr(self, name)), "a number > 0")
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise BadInput("TransformerConfig.heads", repr(self.heads), f"a number that divides width {self.width} into even parts")
+            found = f"{self.width} and {self.heads}"
+            raise BadInput("TransformerConfig.width and heads", found, "a width that the heads divide into even parts")
         if self.heads % self.num_kv_heads:
             raise BadInput("TransformerConfig.kv_heads", repr(self.kv_heads), f"a divisor of heads ({self.heads})")
 

@@ -30,6 +30,7 @@ class Card:
     authors_code: "owner/name" on GitHub, empty where none was found.
     use:          "method" or "model", what the module has for a run of one's own; empty for neither. settings: lines of its table in a
                   recipe, as an example; needs: what else it asks for ("domains" of the data); python: the lines that train a model.
+    earliest_rung: of a screen's selection: the method pays late, and is not dropped before this rung.
     number:       in the list of 87; 0 for papers of other packages and files.
     module:       import name, or a file's path; origin: "etude", the distribution's name or "file".
     problem:      why it cannot be used, for a card of another package that is not in order.
@@ -53,6 +54,7 @@ class Card:
     settings: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     python: str = ""
+    earliest_rung: int = 0
     module: str = ""
     origin: str = "etude"
     ready: bool = False

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from string import Template
 
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.papers.card import Card, module_name
 from etude.papers.catalogue import cards
 
@@ -215,7 +215,7 @@ def _write(files: dict[Path, str]) -> list[Path]:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise BadInput(str(path), error.strerror or str(error), "a folder that can be written") from error
+            raise BadInput(str(path), reason(error), "a folder that can be written") from error
     return list(files)
 
 

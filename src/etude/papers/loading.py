@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +16,12 @@ from torch import nn
 
 from etude.engine.arguments import shown, typed
 from etude.engine.protocols import Method
+from etude.engine.source_files import spec_of_file
 from etude.errors import BadInput
 from etude.evidence.study import Study
 from etude.papers.catalogue import Card, card
 from etude.papers.outside import find_module
+from etude.papers.suggesting import Facts, Suggestion
 
 
 @typed("etude.study, ")
@@ -64,6 +66,19 @@ def load_models(name: str) -> dict[str, tuple[type, Callable[[Any], nn.Module]]]
     return models
 
 
+def suggestion(found: Card, facts: Facts) -> Suggestion:
+    """What the paper's rule sets in this recipe, or why it does not apply; None where it has no rule.
+
+    The rule is the function `suggest(facts)` of its module, or of the file `suggest.py` in its package.
+    """
+    module = load_module(found)
+    rule = getattr(module, "suggest", None)
+    if isinstance(rule, ModuleType) or rule is None:
+        named = f"{module.__name__}.suggest"
+        rule = getattr(import_module(named), "suggest", None) if hasattr(module, "__path__") and find_spec(named) else None
+    return None if rule is None else rule(facts)
+
+
 def load_module(found: Card) -> ModuleType:
     """The module of a card, imported. A second call gives the same module. Raises BadInput as `load_study` does."""
     if found.problem:
@@ -100,7 +115,7 @@ def _load_file(path: Path) -> ModuleType:
     name = f"etude_file_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = spec_from_file_location(name, path)
+    spec = spec_of_file(name, path)
     if spec is None or spec.loader is None:
         raise BadInput(str(path), "a file that cannot be imported", "a file ending in .py")
     module = module_from_spec(spec)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from etude.engine.arguments import shown, unknown_key
-from etude.errors import BadInput, nearest
+from etude.errors import BadInput, nearest, reason
 from etude.recipe.overrides import apply
 from etude.recipe.places import Places
 from etude.recipe.tables import (
@@ -165,7 +165,7 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a recipe (TOML)") from error
     except (OSError, UnicodeDecodeError) as error:
-        found = f"a byte at {error.start} that is no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
+        found = f"a byte at {error.start} that is no UTF-8" if isinstance(error, UnicodeDecodeError) else reason(error)
         raise BadInput(str(path), found, "a recipe (TOML, UTF-8)") from error
     except tomllib.TOMLDecodeError as error:
         raise BadInput(str(path), f"TOML that does not parse ({error})", "a recipe") from error

@@ -18,7 +18,7 @@ from torch import Tensor
 from etude.data.cards import cards
 from etude.data.tokenizers import BytePairs, Bytes, Characters, byte_characters
 from etude.engine.device import evaluating
-from etude.errors import BadInput, choice
+from etude.errors import BadInput, choice, reason
 from etude.generate.hub import locate
 from etude.generate.pretrained import Pretrained
 from etude.nn.llama import llama_config, llama_weights
@@ -93,7 +93,7 @@ def _appearing(place: Path) -> Iterator[Path]:
             place.rmdir()
         os.replace(made, place)
     except OSError as error:
-        raise BadInput(str(place), error.strerror or str(error), "a folder that can be written") from error
+        raise BadInput(str(place), reason(error), "a folder that can be written") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.engine.checkpoint import write_atomic
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.recipe.config import SCHEMA, parse, read
 from etude.recipe.writing import toml
 
@@ -77,7 +77,7 @@ def migrate(path: Path | str) -> Migrated:
     except FileExistsError as error:
         raise BadInput(str(kept), "a file already", "nothing there, so that the old recipe can be kept under that name") from error
     except OSError as error:
-        raise BadInput(str(path), error.strerror or "an error", "a folder that can be written") from error
+        raise BadInput(str(path), reason(error), "a folder that can be written") from error
     return Migrated(path, kept, tuple(notes))
 
 

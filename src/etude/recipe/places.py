@@ -21,7 +21,15 @@ class Places:
         self.file, self.changed = file, tuple(changed)
 
     def of(self, place: str) -> str:
-        """ "r.toml, methods[0].at"; "command line, methods.0.at" where that is what the command line sets, or set something in."""
+        """ "r.toml, methods[0].at"; "command line, methods.0.at" where that is what the command line sets, or set something in.
+
+        Two keys of a table that do not go together ("model.width and heads") are both named, each at its place.
+        """
+        first, both, second = place.partition(" and ")
+        if both:
+            one, other = self.of(first), self.of(f"{first.rpartition('.')[0]}.{second}")
+            source = one.partition(", ")[0] + ", "
+            return f"{one} and {other.removeprefix(source)}"
         dotted = re.sub(r"\[(\d+)\]", r".\1", place)
         table = dotted.rpartition(".")[0]
         for key in self.changed:

@@ -10,7 +10,7 @@ from pathlib import Path
 from etude.data.jsonl import Row, jsonl, read_jsonl
 from etude.engine.checkpoint import write_atomic
 from etude.engine.protocols import Sampling
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.generate.local import LocalGenerator
 from etude.nn.lora import merge_lora
 from etude.recipe.build import Resolve, no_models
@@ -79,6 +79,6 @@ def _check_place(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch()
     except OSError as error:
-        raise BadInput(str(out), error.strerror or "an error", "a file in a folder that can be written") from error
+        raise BadInput(str(out), reason(error), "a file in a folder that can be written") from error
     with contextlib.suppress(OSError):
         out.unlink()

@@ -20,7 +20,7 @@ from etude.data.row_files import RowFile, row_file
 from etude.data.row_kinds import COLUMNS
 from etude.data.row_store import RowStore
 from etude.engine.checkpoint import write_atomic
-from etude.errors import BadInput
+from etude.errors import BadInput, reason
 from etude.generate.hub import locate
 from etude.recipe.config import parse
 from etude.recipe.prompts import Asker, levels_of, row_problems, task_of, task_problems
@@ -108,7 +108,7 @@ def started(
         try:
             write_atomic(out, done.recipe)
         except OSError as error:
-            raise BadInput(str(out), error.strerror or str(error), "a file in a folder that can be written") from error
+            raise BadInput(str(out), reason(error), "a file in a folder that can be written") from error
     return done
 
 

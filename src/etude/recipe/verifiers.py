@@ -24,6 +24,7 @@ from typing import Any
 
 from etude.data.jsonl import Row
 from etude.engine.protocols import Problem, Task
+from etude.engine.source_files import spec_of_file
 from etude.errors import BadInput, one_of
 
 EXPECTED = "'my_module:score' or './my_verifier.py:score'"
@@ -138,7 +139,7 @@ def _module(path: str, where: str) -> ModuleType:
 def _from_file(file: Path) -> ModuleType:
     # The name holds a digest of the whole path: two files of one name must not share one module.
     name = f"etude_verifier_{file.stem}_{hashlib.blake2b(str(file).encode(), digest_size=4).hexdigest()}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    spec = spec_of_file(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

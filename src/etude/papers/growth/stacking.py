@@ -94,6 +94,20 @@ class Grow(Method):
         self.grown = state["grown"]
 
 
+def suggest(facts: Any) -> Any:
+    """The recipe's depth divided by g = 4 (the paper's), or by 2, and grown after 15 % of the FLOPs, as in the study.
+
+    The guideline of eq. 3 is fitted at 410M to 7B parameters and asks for more than a small run has; so does its g for few layers.
+    """
+    model = facts.recipe["model"]
+    if model.get("kind") != "transformer":
+        return "it stacks the blocks of a transformer that is trained from scratch (model.kind = 'transformer')"
+    factor = next((g for g in (4, 2) if model["depth"] % g == 0 and model["depth"] // g >= 2), None)
+    if factor is None:
+        return f"it needs a depth that 2 or 4 divides into two layers or more, found model.depth = {model['depth']}"
+    return {"factor": factor, "at": 0.15, "model.depth": model["depth"] // factor}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Sizes of the study. flops: of each arm's whole run. growth_share: of the FLOPs, for the base."""

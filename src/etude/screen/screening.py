@@ -1,0 +1,395 @@
+"""`etude screen`: which methods help on this recipe. Select by successive halving, confirm on fresh seeds, combine, report.
+
+OUT/screen.json          what was asked, and the probes (reused while the question is the same)
+OUT/select-1/, ...       a rung each: the runs, kept as a study's are, so that a killed screen goes on where it was
+OUT/confirm/, combine/   the same on fresh seeds
+OUT/report.json, report.html, leaderboard.png, curves.png, winner.toml
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etude.engine.arguments import typed
+from etude.engine.checkpoint import write_atomic
+from etude.errors import BadInput
+from etude.evidence import fingerprint, output, records
+from etude.evidence.live import clock
+from etude.evidence.provenance import provenance
+from etude.evidence.reference import Reference
+from etude.evidence.runner import StudyInterrupted, perform, workers_of
+from etude.evidence.statistics import smallest_detectable
+from etude.papers.catalogue import card
+from etude.papers.loading import load_module
+from etude.papers.suggesting import Facts
+from etude.recipe.config import load
+from etude.recipe.overrides import apply
+from etude.recipe.writing import plain, toml
+from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen, combined
+from etude.screen.confirming import Confirmed, confirm
+from etude.screen.halving import Arm, Rung, ladder, select
+from etude.screen.probe import STEPS, Probe, probe
+from etude.screen.report import write_report
+from etude.screen.trial import SCALE, Phase, names_of, study_of, with_budget
+
+RATES = (0.5, 1.0, 2.0)
+SELECT_SEED = 100
+HOUR = 3600.0
+LOSS = "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """k: methods that are confirmed. seeds: 0 .. seeds - 1 of the confirmation. rates: factors on the recipe's learning rate, tried for
+    every arm. rungs: of the selection, each at half the budget of the next. d: smallest effect of interest, in the metric's unit."""
+
+    k: int = 3
+    seeds: int = 8
+    rates: tuple[float, ...] = RATES
+    rungs: int = 2
+    d: float = 0.01
+    metric: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("k", 1), ("seeds", 2), ("rungs", 1)):
+            if getattr(self, name) < least:
+                raise BadInput(f"screen, {name}", repr(getattr(self, name)), f"a whole number >= {least}")
+        if not self.rates or any(not (math.isfinite(rate) and rate > 0) for rate in self.rates) or len(set(self.rates)) < len(self.rates):
+            raise BadInput("screen, rates", repr(self.rates), "different numbers > 0, such as 0.5,1,2")
+        if not (math.isfinite(self.d) and self.d > 0):
+            raise BadInput("screen, d", repr(self.d), "a number > 0")
+
+
+@dataclass(kw_only=True)
+class Screen:
+    """What is to be screened, once the probes are in. flops: of a confirmed run. refused: paper -> why it does not apply."""
+
+    document: dict[str, Any]
+    settings: Settings
+    candidates: dict[str, Candidate]
+    refused: dict[str, str]
+    probes: dict[str, Probe]
+    flops: float
+    tokens: float
+    metric: str
+    lower_is_better: bool
+    workers: int
+    out: Path
+    proxy: str = ""
+    quiet: bool = False
+    rungs: list[Rung] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        return self.settings.seeds
+
+
+@typed("screen, ")
+def screen(
+    recipe: Path | str,
+    *,
+    overrides: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    family: str | None = None,
+    budget: str = "",
+    settings: Settings | None = None,
+    workers: int | None = None,
+    proxy: Sequence[str] = (),
+    out: Path | str = "runs/screen",
+    plan: bool = False,
+    yes: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Screens a recipe file and returns the report (with `plan`, the plan, training nothing but the probes).
+
+    budget: "1e12flops" or "200000tokens" of each confirmed run; the recipe's own where empty. All arms spend the same FLOPs.
+    proxy:  changes that make the model smaller ("model.width=48"), which the report then says.
+    yes:    goes on where the plan is over an hour. Raises BadInput before anything is trained, StudyInterrupted on Ctrl-C.
+    """
+    settings, folder = settings or Settings(), Path(out)
+    document = plain(load(Path(recipe), tuple(overrides)))
+    if proxy:
+        small = json.loads(json.dumps(document))
+        apply(small, proxy)
+        document = small
+    output.claim(folder, "screen")
+    with output.alone(folder):
+        asked = _prepared(document, settings, methods, family, budget, workers_of(workers), folder, " ".join(proxy), quiet)
+        planned = plan_of(asked)
+        if plan:
+            return planned
+        seconds = planned["seconds"]
+        if seconds > HOUR and not yes:
+            expected = "--yes to go on, a smaller --budget, fewer --seeds or --methods, or --proxy"
+            raise BadInput("screen", f"about {clock(seconds)} of work", expected)
+        return _run(asked, planned)
+
+
+def _prepared(
+    document: dict[str, Any], settings: Settings, methods: Sequence[str] | None, family: str | None, budget: str, workers: int,
+    out: Path, proxy: str, quiet: bool,
+) -> Screen:  # fmt: skip
+    kept = _Probes(out, document, _teller(quiet))
+    base = kept.of(BARE)
+    if isinstance(base, str):
+        raise BadInput("the recipe itself", base, "a recipe that `etude train` runs")
+    metric = settings.metric or _metric(base)
+    if metric not in base.metrics:
+        raise BadInput("screen, metric", f"'{metric}'", f"one that the recipe measures: {', '.join(base.metrics)}")
+    flops, steps = _budget(document, budget, base)
+    epochs = steps * _samples_an_update(document) / base.samples if base.samples else 0.0
+    facts = Facts(
+        recipe=document, samples=base.samples, steps=steps, epochs=epochs,
+        domains=base.domains, verified="rollouts" in document,
+    )  # fmt: skip
+    found: dict[str, Candidate] = {}
+    refused: dict[str, str] = {}
+    probes = {BASELINE: base}
+    for one in chosen(methods, family):
+        made = candidate(one, facts)
+        if not isinstance(made, str):
+            probed = kept.of(made)
+            if isinstance(probed, Probe):
+                found[one.slug], probes[one.slug] = made, probed
+                continue
+            made = probed
+        refused[one.slug] = made
+    rungs = ladder(len(found), len(settings.rates), settings.k, settings.rungs) if found else []
+    return Screen(
+        document=document, settings=settings, candidates=found, refused=refused, probes=probes, flops=flops, tokens=steps * base.tokens,
+        metric=metric, lower_is_better=LOSS in metric, workers=workers, out=out, proxy=proxy, quiet=quiet, rungs=rungs,
+    )  # fmt: skip
+
+
+class _Probes:
+    """Probes kept in OUT/screen.json, by what was probed."""
+
+    def __init__(self, out: Path, document: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        self.path, self.document, self.say = out / "screen.json", document, say
+        self.kept: dict[str, Any] = {}
+        if self.path.exists():
+            try:
+                self.kept = json.loads(self.path.read_text(encoding="utf-8"))
+            except ValueError:
+                self.kept = {}
+
+    def of(self, made: Candidate) -> Probe | str:
+        changed = with_budget(made.of(self.document), {"steps": STEPS})
+        key = fingerprint.digest([changed, *_code(made)])
+        if key not in self.kept:
+            self.say(f"probing {made.name} ...")
+            found = probe(changed)
+            self.kept[key] = found if isinstance(found, str) else found.as_dict()
+            write_atomic(self.path, json.dumps(self.kept, indent=1))
+        told = self.kept[key]
+        return told if isinstance(told, str) else Probe(**{**told, "metrics": tuple(told["metrics"])})
+
+
+def _code(made: Candidate) -> list[str]:
+    """What the numbers of an arm depend on beside its recipe: etude's floors, the method's own code, the libraries."""
+    files: dict[str, str] = {}
+    for word in made.parts:
+        found = fingerprint.code_files(Path(str(load_module(card(word)).__file__)))
+        files |= {name: path.read_text(encoding="utf-8") for name, path in found.items()}
+    return [fingerprint.floors_code(), fingerprint.code_hash(files), str(fingerprint.libraries()), fingerprint.instruction_set()]
+
+
+def _samples_an_update(document: Mapping[str, Any]) -> int:
+    return document["data"]["batch"] * document["run"]["accumulate"]
+
+
+def _metric(base: Probe) -> str:
+    """The first loss on held-out data, or else the first thing that is measured."""
+    return next((name for name in base.metrics if name.endswith(LOSS)), base.metrics[0] if base.metrics else "")
+
+
+def _budget(document: Mapping[str, Any], asked: str, base: Probe) -> tuple[float, float]:
+    """(FLOPs of a run, updates of the baseline in them)."""
+    told: dict[str, float] = dict(document["budget"])
+    if asked:
+        unit = next((u for u in ("flops", "tokens") if asked.lower().replace(" ", "").endswith(u)), "")
+        try:
+            amount = float(asked.lower().replace(" ", "").removesuffix(unit).replace("_", ""))
+        except ValueError:
+            amount = 0.0
+        if not unit or not (math.isfinite(amount) and amount > 0):
+            raise BadInput("screen, budget", f"'{asked}'", "such as 1e12flops or 200000tokens")
+        told = {unit: amount}
+    match told:
+        case {"flops": flops}:
+            steps = flops / base.flops
+        case {"tokens": tokens} if base.tokens:
+            steps = math.ceil(tokens / base.tokens)
+        case {"samples": samples}:
+            steps = math.ceil(samples / _samples_an_update(document))
+        case {"steps": count}:
+            steps = count
+        case _:
+            said = ", ".join(told)
+            raise BadInput(
+                "screen, budget", f"the recipe's budget in {said}", "one in tokens, steps, samples or FLOPs; or --budget 1e12flops"
+            )
+    return steps * base.flops, steps
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+def plan_of(asked: Screen) -> dict[str, Any]:
+    """Arms, runs, tokens, FLOPs, time, memory, disk and the smallest effect that the confirmation can show. JSON values."""
+    names = [BASELINE, *asked.candidates]
+    phases = []
+    left, rates = len(asked.candidates), len(asked.settings.rates)
+    for number, rung in enumerate(asked.rungs):
+        phases.append({"phase": f"select {number + 1}", "arms": (left + 1) * rates, "runs": (left + 1) * rates, "share": rung.share})
+        left, rates = min(left, rung.keep), rung.rates
+    k = min(asked.settings.k, len(asked.candidates))
+    if k:
+        phases.append({"phase": "confirm", "arms": k + 1, "runs": (k + 1) * asked.n, "share": 1.0})
+    if k > 1:
+        phases.append({"phase": "combine, if two go together", "arms": 3, "runs": 3 * asked.n, "share": 1.0})
+    per_flop = [p.seconds / p.flops for p in (asked.probes[name] for name in names) if p.flops]
+    pace = sum(per_flop) / len(per_flop) if per_flop else 0.0
+    flops = sum(phase["runs"] * phase["share"] for phase in phases) * asked.flops
+    memory = max(asked.probes[name].memory for name in names) * asked.workers
+    runs = sum(phase["runs"] for phase in phases)
+    return {
+        "metric": asked.metric, "lower_is_better": asked.lower_is_better, "flops_a_run": asked.flops, "tokens_a_run": asked.tokens,
+        "arms": {
+            name: {"seconds_a_run": p.seconds / p.flops * asked.flops if p.flops else None, "memory": p.memory, "disk": p.disk}
+            for name, p in asked.probes.items()
+        },
+        "refused": asked.refused, "phases": phases, "runs": runs, "flops": flops, "seconds": flops * pace / asked.workers,
+        "workers": asked.workers, "memory": memory, "disk": runs * max(asked.probes[name].disk for name in names),
+        "seeds": asked.n, "d": asked.settings.d, "detectable_sd": smallest_detectable(1.0, asked.n),
+        "proxy": asked.proxy,
+    }  # fmt: skip
+
+
+# --- the phases -------------------------------------------------------------------------------------------------------
+def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
+    everyone = {BASELINE: BARE, **asked.candidates}
+    report: dict[str, Any] = {"plan": dict(planned), "select": [], "dropped": {}, "refused": asked.refused}
+    if not asked.candidates:
+        return _written(asked, report, None, {})
+    sign = 1.0 if asked.lower_is_better else -1.0
+
+    def measure(number: int, arms: list[Arm], share: float) -> dict[Arm, list[float]]:
+        title = f"select, rung {number + 1} of {len(asked.rungs)}"
+        told = _phase(asked, f"select-{number + 1}", title, {arm: everyone[arm[0]] for arm in arms}, [SELECT_SEED + number], share)
+        return {arm: [sign * v for v in values] for arm, values in told["values"].items()}
+
+    earliest = {name: made.earliest_rung for name, made in asked.candidates.items()}
+    found = select(list(asked.candidates), asked.settings.rates, asked.rungs, earliest, BASELINE, measure)
+    report |= {"select": found.history, "dropped": found.dropped, "edge": found.edge}
+    best: dict[str, Arm] = {name: (name, rate) for name, rate in found.rates.items()}
+    told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, list(range(asked.n)), 1.0)
+    outcomes = confirm(_by_name(told["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
+    report["confirm"] = {"rates": found.rates, "methods": [c.as_dict() for c in outcomes], "values": _by_name(told["values"])}
+    winner = next((c for c in outcomes if c.holds), None)
+    together, tried = _combination(asked, outcomes)
+    report["combinations"] = tried
+    if together is not None:
+        single = outcomes[0].name
+        rate = best[single][1]
+        trio = {best[BASELINE]: BARE, best[single]: asked.candidates[single], (together.name, rate): together}
+        more = _phase(asked, "combine", "combine", trio, list(range(asked.n, 2 * asked.n)), 1.0)
+        second = confirm(_by_name(more["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
+        report["combine"] = {"name": together.name, "methods": [c.as_dict() for c in second], "values": _by_name(more["values"])}
+        both = {c.name: c for c in second}
+        gain, alone = both[together.name], both[single]
+        if gain.holds and (alone.estimate is None or (gain.estimate or 0.0) > alone.estimate):
+            winner, asked.candidates[together.name], best[together.name] = gain, together, (together.name, rate)
+    return _written(asked, report, winner, best, told["record"])
+
+
+def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], seeds: Sequence[int], share: float) -> dict[str, Any]:
+    """Runs a phase's arms, or finds them done. {"values": arm -> [one a seed], "record": a study's record of it}."""
+    named = names_of(arms)
+    phase = Phase(
+        document=asked.document, arms=named, flops=share * asked.flops, metric=asked.metric,
+        lower_is_better=asked.lower_is_better,
+    )  # fmt: skip
+    folder = asked.out / name
+    file = folder / "phase.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, phase.as_json())
+    reference = Reference(str(file), "etude.screen.trial:study_of")
+    study = study_of(str(file))
+    hashes = {arm: fingerprint.digest([phase.recipe(arm, 0, Path()), *_code(candidate)]) for arm, (candidate, _) in named.items()}
+    tasks = [output.task(folder, SCALE, arm, seed, hashes[arm]) for seed in seeds for arm in named]
+    try:
+        runs = perform(
+            study, reference, tasks, min(asked.workers, len(tasks)), folder, asked.quiet, title=f"{title}, {phase.flops:.3g} FLOPs a run"
+        )
+    except StudyInterrupted as error:
+        raise error.of(f"screen, {title}") from None
+    record = records.build(study, SCALE, list(seeds), runs, provenance(study, SCALE))
+    values = {arm: [run["metrics"][asked.metric] for run in runs[label]] for arm, label in zip(arms, named, strict=True)}
+    return {"values": values, "record": record}
+
+
+def _combination(asked: Screen, outcomes: Sequence[Confirmed]) -> tuple[Candidate | None, list[dict[str, str]]]:
+    """The methods that were better, best first, each added where it goes together with those before it; and what was tried."""
+    tried: list[dict[str, str]] = []
+    together: Candidate | None = None
+    better = [asked.candidates[c.name] for c in outcomes if (c.estimate or 0.0) > 0]
+    kept = _Probes(asked.out, asked.document, _teller(asked.quiet))
+    parts = better[:1]
+    for one in better[1:]:
+        made = combined([*parts, one])
+        found = made if isinstance(made, str) else kept.of(made)
+        refused = found if isinstance(found, str) else ""
+        tried.append({"name": " + ".join(part.name for part in [*parts, one]), "refused": refused})
+        if not refused and isinstance(made, Candidate):
+            together, parts = made, [*parts, one]
+    return together, tried
+
+
+def _written(
+    asked: Screen, report: dict[str, Any], winner: Confirmed | None, best: Mapping[str, Arm], record: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Adds what follows from the phases, writes the files and returns the report."""
+    name = BASELINE if winner is None else winner.name
+    rate = best[name][1] if name in best else 1.0
+    made = BARE if winner is None else asked.candidates[name]
+    phase = Phase(
+        document=asked.document, arms={name: (made, rate)}, flops=asked.flops, metric=asked.metric,
+        lower_is_better=asked.lower_is_better,
+    )  # fmt: skip
+    document = phase.recipe(name, 0, None)
+    document["run"] = {**asked.document["run"], "folder": "runs/winner"}
+    said = _said(asked, winner, rate)
+    write_atomic(asked.out / "winner.toml", f"# {said}\n{toml(document)}")
+    report |= {
+        "schema": 1, "winner": None if winner is None else name, "winner_rate": rate, "said": said,
+        "winner_recipe": str(asked.out / "winner.toml"), "metric": asked.metric, "lower_is_better": asked.lower_is_better,
+        "parts": list(made.parts), "methods": [dict(table) for table in made.methods], "changes": dict(made.changes),
+    }  # fmt: skip
+    write_report(asked.out, report, record)
+    return report
+
+
+def _said(asked: Screen, winner: Confirmed | None, rate: float) -> str:
+    where = f" on the proxy ({asked.proxy}), not on the model itself" if asked.proxy else ""
+    if not asked.candidates:
+        return "no method applies to this recipe"
+    if winner is None:
+        return f"no method was shown to help by more than {asked.settings.d:g}{where}: the recipe as it is, learning rate x{rate:g}"
+    assert winner.estimate is not None
+    assert winner.interval is not None
+    low, high = winner.interval
+    said = f"{winner.name} helps{where}: {asked.metric} better by {winner.estimate:.4g} [{low:.4g}, {high:.4g}]"
+    return f"{said} at equal FLOPs, {winner.n} seeds, learning rate x{rate:g}"
+
+
+def _by_name(values: Mapping[Arm, Sequence[float]]) -> dict[str, list[float]]:
+    return {name: list(found) for (name, _), found in values.items()}
+
+
+def _teller(quiet: bool) -> Callable[[str], None]:
+    return lambda text: None if quiet else print(text, file=sys.stderr)

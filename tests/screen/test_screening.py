@@ -1,0 +1,139 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import numpy as np
+import pytest
+
+from etude.errors import BadInput
+from etude.recipe.config import load
+from etude.screen.screening import Settings, screen
+
+RECIPE = """
+schema = 1
+[model]
+kind = "mlp"
+hidden = [8]
+[data]
+table = "{table}"
+target = "y"
+batch = 16
+[budget]
+steps = 12
+"""
+FEW = Settings(k=2, seeds=2, rates=(1.0, 4.0), rungs=1)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    rows = ["a,b,c,y", *(f"{a:.4f},{b:.4f},{c:.4f},{'yes' if a > b else 'no'}" for a, b, c in x)]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    path = tmp_path / "r.toml"
+    path.write_text(RECIPE.format(table=tmp_path / "t.csv"))
+    return path
+
+
+@pytest.fixture
+def add_method(tmp_path):
+    """A method file whose effect is known: it makes each update `factor` times as large."""
+
+    def write(name, factor):
+        path = tmp_path / f"{name}.py"
+        path.write_text(
+            "from etude.engine.protocols import Method\n\n\nclass Scale(Method):\n"
+            f"    def clipped(self, run):\n        for p in run.model.parameters():\n            p.grad *= {factor}\n"
+        )
+        return str(path)
+
+    return write
+
+
+def test_a_screen_end_to_end_then_again_without_training(recipe, tmp_path, add_method):
+    harmful = add_method("harmful", -1.0)
+    out = tmp_path / "out"
+    done = screen(recipe, methods=["stacking", "gradient-noise", "rise", harmful], settings=FEW, out=out, workers=2, quiet=True)
+    assert set(done["refused"]) == {"stacking", "rise"}
+    assert "transformer" in done["refused"]["stacking"]
+    told = {m["name"]: m for m in done["confirm"]["methods"]}
+    assert told["harmful"]["estimate"] < -0.05  # it climbs the loss
+    assert done["winner"] in (None, "gradient-noise")
+    winner = load(out / "winner.toml")
+    assert winner.budget.flops == pytest.approx(done["plan"]["flops_a_run"])
+    assert tomllib.loads((out / "winner.toml").read_text())["optimizer"]["lr"] == 2e-3 * done["winner_rate"]
+    page = (out / "report.html").read_text()
+    assert "harmful" in page
+    assert page.count("data:image/png") == 2
+    times = {p: p.stat().st_mtime_ns for p in out.rglob("runs/*.json")}
+    again = screen(recipe, methods=["stacking", "gradient-noise", "rise", harmful], settings=FEW, out=out, workers=2, quiet=True)
+    assert again == done
+    assert times == {p: p.stat().st_mtime_ns for p in out.rglob("runs/*.json")}
+
+
+def test_all_runs_spend_the_same_flops_and_the_seeds_are_fresh(recipe, tmp_path):
+    out = tmp_path / "out"
+    done = screen(recipe, methods=["gradient-noise"], settings=FEW, out=out, workers=1, quiet=True)
+    by_phase = {}
+    for path in out.rglob("runs/*.json"):
+        run = json.loads(path.read_text())
+        by_phase.setdefault(path.parts[-4], []).append((run["seed"], run["ledger"]["train"]["flops"]))
+    assert {s for s, _ in by_phase["select-1"]} == {100}
+    assert {s for s, _ in by_phase["confirm"]} == {0, 1}
+    assert len({f for _, f in by_phase["confirm"]}) == 1
+    assert by_phase["confirm"][0][1] == pytest.approx(done["plan"]["flops_a_run"], rel=0.1)  # whole updates
+    assert by_phase["select-1"][0][1] == pytest.approx(done["plan"]["flops_a_run"] / 2, rel=0.2)
+
+
+def test_a_plan_trains_nothing(recipe, tmp_path):
+    planned = screen(recipe, methods=["gradient-noise"], settings=FEW, out=tmp_path / "out", plan=True, quiet=True)
+    assert [(p["phase"], p["runs"]) for p in planned["phases"]] == [("select 1", 4), ("confirm", 4)]
+    assert not list((tmp_path / "out").rglob("runs/*.json"))
+
+
+def test_a_killed_screen_ends_with_the_same_report(recipe, tmp_path):
+    whole = screen(recipe, methods=["gradient-noise"], settings=FEW, out=tmp_path / "whole", workers=1, quiet=True)
+    command = [
+        sys.executable, "-m", "etude", "screen", str(recipe), "--methods", "gradient-noise", "--seeds", "2", "--confirm", "2", "--rates",
+        "1,4", "--rungs", "1", "--workers", "1", "--out", str(tmp_path / "killed"), "--json",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and len(list((tmp_path / "killed").rglob("runs/*.json"))) < 2:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    for part in ("select", "dropped", "said", "winner"):
+        assert done[part] == whole[part]
+    assert done["confirm"]["values"] == whole["confirm"]["values"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"budget": "12"}, "1e12flops or 200000tokens"),
+        ({"overrides": ("budget.seconds=5",)}, "recipe's budget in seconds"),
+        ({"methods": ["nothing-such"]}, "nothing-such"),
+        ({"settings": Settings(metric="loss")}, "held-out/loss"),
+        ({"workers": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_screened_is_refused(recipe, tmp_path, more, message):
+    with pytest.raises(BadInput, match=message):
+        screen(recipe, out=tmp_path / "out", quiet=True, **more)
+
+
+def test_long_work_is_asked_about(recipe, tmp_path):
+    with pytest.raises(BadInput, match="--yes"):
+        screen(recipe, methods=["gradient-noise"], budget="1e18flops", out=tmp_path / "out", quiet=True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("k", 0), ("seeds", 1), ("rungs", 0), ("rates", (1.0, 1.0)), ("rates", (0.0,)), ("d", 0.0)])
+def test_settings_that_make_no_sense(name, value):
+    with pytest.raises(BadInput, match=f"screen, {name}"):
+        Settings(**{name: value})
