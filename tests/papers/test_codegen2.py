@@ -24,6 +24,7 @@ from etude.nn.transformer import Transformer, TransformerConfig, count_parameter
 from etude.papers.objective.codegen2 import STUDY, Hole, Settings, SpanMixture, holes, infill, mixed, parses
 from etude.papers.objective.codegen2.data import code, definitions, marks_of, pieces_of, tokenizer_of, windows
 from etude.papers.objective.codegen2.measures import Filling, told
+from etude.papers.objective.codegen2.probe import Probe, in_string
 from etude.papers.objective.codegen2.study import Way, kept, stream
 
 SMOKE = STUDY.scales["smoke"].settings
@@ -293,7 +294,6 @@ class Says(nn.Module):
         ("spans", b"while total:\xff", 0.0, 1.0),
         ("spans", b"total\xff", 0.0, 0.0),
         ("spans", b"if total:\n", 0.0, 0.0),  # never ended
-        ("middle", b"if total:\xff", 1.0, 1.0),
         ("left", b"if total:\n", 1.0, 1.0),
         ("left", b"if not total:\n", 0.0, 1.0),
         ("left", b"if total\n", 0.0, 0.0),
@@ -336,6 +336,42 @@ def test_losses_of_fills_are_those_of_a_forward_with_the_prompt_as_prefix():
 def test_infilling_on_ones_own():
     (done,) = infill(LocalGenerator(model()), [(ids(b"def f("), ids(b"):\n"))], Marks.of(SPARE_BYTES), max_tokens=5)
     assert 1 <= len(done.tokens) <= 5
+
+
+@pytest.mark.parametrize(
+    ("source", "marked"),
+    [
+        ("x = 'ab' + y  # 'c'\n", "    ****            "),
+        ("f = 1\n'é\\\n\f' \"b\"\nf'{x}'\n", "      *********** ****** "),
+    ],
+)
+def test_what_is_in_a_string(source, marked):
+    inside = in_string(ids(source.encode()), BYTES)
+    assert "".join("*" if i else " " for i in inside) == marked
+
+
+class Labelled(nn.Module):
+    """Hidden states that hold what is to be found, among noise, where it reads both ways; noise alone where it does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(256, 4)
+
+    def forward(self, tokens, prefix=None):
+        hidden = torch.randn(*tokens.shape, 4, generator=torch.Generator().manual_seed(0))
+        if prefix is not None:
+            assert prefix.all()
+            hidden[..., 2] = 3 - 2 * self.labels[tuple(tokens[0].tolist())]
+        return {"hidden": hidden}
+
+
+def test_a_probe_finds_what_is_there_and_only_that():
+    probe, net = Probe(SMOKE, 0, "test", both_ways=True), Labelled()
+    assert 0.02 < np.mean([labels.mean() for _, labels in probe.parts]) < 0.9
+    net.labels = {tuple(tokens[0].tolist()): torch.from_numpy(labels.astype(np.float32)) for tokens, labels in probe.parts}
+    assert probe(net)["probe"] == 1.0
+    probe.both_ways = False
+    assert probe(net)["probe"] == pytest.approx(0.5, abs=0.15)
 
 
 # --- the study ----------------------------------------------------------------------------------------------------------

@@ -55,12 +55,16 @@ def text_of(tokens: np.ndarray, pieces: Sequence[bytes]) -> bytes:
     return b"".join(pieces[t] for t in tokens.tolist())
 
 
+def parsed(source: bytes) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # doubtful escapes in strings are no errors
+        return ast.parse(source)
+
+
 def parses(source: bytes) -> bool:
     """Whether it is a Python file, by the grammar of the Python that runs this. Nothing of it is run."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # doubtful escapes in strings are no errors
-            ast.parse(source)
+        parsed(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
@@ -108,11 +112,8 @@ def _places(tokens: np.ndarray, pieces: Sequence[bytes], kind: str, longest: int
 
 
 def _names(source: bytes) -> Iterator[tuple[int, int]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree = ast.parse(source)
     starts = np.cumsum([0, *map(len, source.splitlines(keepends=True))])
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Name) and SHORTEST_NAME <= len(node.id) <= LONGEST_NAME and node.id.isascii():
             start = int(starts[node.lineno - 1]) + node.col_offset  # the parser, too, counts in bytes of UTF-8
             if source[start : start + len(node.id)] == node.id.encode():

@@ -19,11 +19,10 @@ from etude.learn.corruption import infill_prompt
 from etude.learn.language import HeldOutLoss
 from etude.papers.objective.codegen2.data import files, marks_of, pieces_of, windows
 from etude.papers.objective.codegen2.holes import KINDS, Hole, holes, parses
-from etude.papers.objective.codegen2.mixture import middle_marks
 from etude.papers.objective.codegen2.settings import TOO_LONG, Settings
 
 WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
-HOW = ("left", "spans", "middle")
+HOW = ("left", "spans")
 AT_ONCE = 64
 """Rows of one forward."""
 
@@ -74,8 +73,8 @@ def told(
 
 
 class Filling:
-    """How well holes are filled. how: "spans" and "middle", given both sides, as the rows of `SpanMixture` and `MiddleMixture` teach;
-    "left", given the left side alone, up to as many tokens.
+    """How well holes are filled. how: "spans", given both sides, as corrupted rows teach; "left", given the left alone, up to as many
+    tokens.
 
     "name loss", "line loss": nats of the middle and its end, mean over tokens, then holes. "name exact", "line exact": the share of holes
     whose greedy fill is the middle. "line parses": whether the file with the fill parses. A fill that does not end is neither. It ends
@@ -112,11 +111,7 @@ class Filling:
     def prompt(self, hole: Hole) -> np.ndarray:
         if self.how == "left":
             return hole.before(self.settings.reach).astype(np.int64)
-        left, right = hole.around(self.settings.reach)
-        if self.how == "spans":
-            return infill_prompt(left, right, self.marks)
-        marks = middle_marks(self.marks)
-        return np.concatenate([[marks.prefix, marks.suffix], right, [marks.middle], left]).astype(np.int64)
+        return infill_prompt(*hole.around(self.settings.reach), self.marks)
 
     def ends(self, kind: str) -> np.ndarray:
         """[V] the tokens that end a fill."""

@@ -17,7 +17,7 @@ from etude.engine.run import Run
 from etude.engine.streams import derive, sample_uniforms
 from etude.errors import BadInput
 from etude.generate.states import vocabulary
-from etude.learn.corruption import SPARE_BYTES, Corruption, Infilling, Marks, MiddleMarks, SpanCorruption
+from etude.learn.corruption import SPARE_BYTES, Corruption, Marks, SpanCorruption
 
 BYTES = 256
 
@@ -41,19 +41,34 @@ def mixed(batch: Batch, chosen: np.ndarray, corruption: Corruption) -> Batch:
     return replace(batch, data={**batch.data, **whole})
 
 
-class RowMixture(Method):
-    """Each row of a batch is written as `corruption` does with probability `rate`, else it is learnt from left to right.
+class SpanMixture(Method):
+    """Each row of a batch has spans taken out with probability `rate`, else it is learnt from left to right.
 
-    marks: the ids that it writes. Raises BadInput for a rate outside [0, 1], a model without room for the marks or (with the corruption's
-    `prefix`) whose forward takes no prefix, and rows that are no running text.
+    ratio:      share of a file's tokens that is taken out. mean_span: tokens of a span, on average.
+    prefix:     a corrupted row's holed text is read both ways, and only what follows it is learnt.
+    everywhere: without `prefix`, a corrupted row's holed text is learnt too.
+    marks:      ids that no text has: any number for spans, then separator, end of text, end of span. The default are the bytes that
+                UTF-8 leaves free, for models of bytes.
+    Raises BadInput for a rate outside [0, 1], a model without room for the marks or (with `prefix`) whose forward takes no prefix, rows
+    that are no running text, and as `SpanCorruption` and `Marks` do.
     """
 
     slots = ("objective",)
 
-    def __init__(self, rate: float, corruption: Corruption, marks: Sequence[int]) -> None:
+    def __init__(
+        self,
+        *,
+        rate: float = 0.5,
+        ratio: float = 0.15,
+        mean_span: float = 3.0,
+        prefix: bool = False,
+        everywhere: bool = True,
+        marks: Sequence[int] = SPARE_BYTES,
+    ) -> None:
         if not 0 <= rate <= 1:
             raise BadInput(f"{self.name}.rate", repr(rate), "a share from 0 to 1")
-        self.rate, self.corruption, self.ids = rate, corruption, tuple(marks)
+        self.rate, self.ids = rate, tuple(marks)
+        self.corruption = SpanCorruption(Marks.of(marks), ratio=ratio, mean_span=mean_span, prefix=prefix, everywhere=everywhere)
 
     def start(self, run: Run) -> None:
         size = vocabulary(run.model)
@@ -71,43 +86,3 @@ class RowMixture(Method):
         key = derive(run.seed, "forward", run.step)
         chosen = np.flatnonzero(sample_uniforms(derive(key, "mixture"), batch.ids, 1)[:, 0] < self.rate)
         return mixed(replace(batch, key=key), chosen, self.corruption) if len(chosen) else None
-
-
-class SpanMixture(RowMixture):
-    """Each row of a batch has spans taken out with probability `rate`, else it is learnt from left to right.
-
-    ratio:      share of a file's tokens that is taken out. mean_span: tokens of a span, on average.
-    prefix:     a corrupted row's holed text is read both ways, and only what follows it is learnt.
-    everywhere: without `prefix`, a corrupted row's holed text is learnt too.
-    marks:      ids that no text has: any number for spans, then separator, end of text, end of span. The default are the bytes that
-                UTF-8 leaves free, for models of bytes.
-    Raises BadInput as `RowMixture`, `SpanCorruption` and `Marks` do.
-    """
-
-    def __init__(
-        self,
-        *,
-        rate: float = 0.5,
-        ratio: float = 0.15,
-        mean_span: float = 3.0,
-        prefix: bool = False,
-        everywhere: bool = True,
-        marks: Sequence[int] = SPARE_BYTES,
-    ) -> None:
-        corruption = SpanCorruption(Marks.of(marks), ratio=ratio, mean_span=mean_span, prefix=prefix, everywhere=everywhere)
-        super().__init__(rate, corruption, marks)
-
-
-class MiddleMixture(RowMixture):
-    """The same with `Infilling` for spans: one part of each file told last, by default after the text that stands before it.
-
-    marks: as `SpanMixture`'s, of which the first three spans' and the last are used (`middle_marks`).
-    """
-
-    def __init__(self, *, rate: float = 0.5, order: str = "spm", marks: Sequence[int] = SPARE_BYTES) -> None:
-        super().__init__(rate, Infilling(middle_marks(Marks.of(marks)), order=order), marks)
-
-
-def middle_marks(marks: Marks) -> MiddleMarks:
-    prefix, suffix, middle = marks.spans[:3]
-    return MiddleMarks(prefix=prefix, suffix=suffix, middle=middle, end=marks.end_of_span)

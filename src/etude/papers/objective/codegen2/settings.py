@@ -41,7 +41,8 @@ class Settings:
     longest_line: int = 40  # bytes
     longest_file: int = 6_000  # tokens, of files with holes
     held_out_windows: int = 128
-    evaluations: int = 8
+    probe_windows: int = 96  # to fit a probe, and as many to test it
+    evaluations: int = 4
 
     def __post_init__(self) -> None:
         check_spans(self.ratio, self.mean_span)

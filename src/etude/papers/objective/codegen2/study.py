@@ -22,19 +22,17 @@ from etude.evidence.study import Arm, Job, Outcome, Plot, Scale, Study
 from etude.learn.language import CausalLM
 from etude.nn.transformer import Transformer, TransformerConfig
 from etude.papers.objective.codegen2.data import marks_of, windows
-from etude.papers.objective.codegen2.measures import Filling, LeftToRight
-from etude.papers.objective.codegen2.mixture import MiddleMixture, RowMixture, SpanMixture
+from etude.papers.objective.codegen2.measures import Filling, LeftToRight, held_out_split
+from etude.papers.objective.codegen2.mixture import SpanMixture
+from etude.papers.objective.codegen2.probe import Probe
 from etude.papers.objective.codegen2.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """What an arm learns. rate: share of corrupted rows, the settings' if None. how: "spans" are taken out of them, or a "middle" comes
-    last. data: "code", "text" or "both".
-    """
+    """What an arm learns. rate: share of corrupted rows, the settings' if None. data: "code", "text" or "both"."""
 
     rate: float | None = None
-    how: str = "spans"
     prefix: bool = False
     everywhere: bool = True
     data: str = "code"
@@ -64,10 +62,8 @@ def stream(settings: Settings, way: Way, seed: int) -> DataStream:
     return DataStream(MixtureSource(parts), s.batch, seed, sampler=FixedMixture([0.5, 0.5], update_every=16 * s.batch), drop_last=True)
 
 
-def method_of(settings: Settings, way: Way) -> RowMixture:
+def method_of(settings: Settings, way: Way) -> SpanMixture:
     s, rate, marks = settings, settings.rate if way.rate is None else way.rate, marks_of(settings).every.tolist()
-    if way.how == "middle":
-        return MiddleMixture(rate=rate, marks=marks)
     return SpanMixture(rate=rate, ratio=s.ratio, mean_span=s.mean_span, prefix=way.prefix, everywhere=way.everywhere, marks=marks)
 
 
@@ -83,12 +79,14 @@ def train(job: Job, way: Way) -> Outcome:
         progress=lambda share, loss: job.progress(min(share, 1.0), loss),
     ).run()  # fmt: skip
     alone = Filling(s, job.seed, "left")(result.model)
-    own = Filling(s, job.seed, way.how, prefix=way.prefix)(result.model) if method.rate else alone
+    own = Filling(s, job.seed, "spans", prefix=way.prefix)(result.model) if method.rate else alone
+    probe = Probe(s, job.seed, held_out_split(job.seed), both_ways=way.prefix)
     last = result.history[-1]
     metrics = {
         "code loss": last["held-out/code loss"],
         "text loss": last["held-out/text loss"],
         **own,
+        **probe(result.model),
         **{f"{name}, left alone": alone[name] for name in ("name loss", "line loss")},
         "text of a token": 1 - method.rate * (1 - kept(stream(s, way, job.seed), method)),
     }
@@ -99,7 +97,7 @@ def train(job: Job, way: Way) -> Outcome:
     return Outcome(metrics=metrics, curves=curves, ledger=result.ledger.as_dict(), parameters=result.parameters)
 
 
-def kept(data: DataStream, method: RowMixture) -> float:
+def kept(data: DataStream, method: SpanMixture) -> float:
     """How many tokens of the original text a corrupted row holds, for each of its tokens: the rest are marks."""
     batch = data.next()
     rows = method.corruption.corrupt(Batch({k: v for k, v in batch.data.items() if k != "objective"}, batch.ids)).data
@@ -121,7 +119,6 @@ ARMS = {
     "mixture, spans learnt": _arm("the same, but of corrupted rows only the spans are learnt", Way(everywhere=False)),
     "mixture, prefix": _arm("the same again, and their holed text is read both ways", Way(prefix=True)),
     "spans": _arm("every row with spans taken out", Way(rate=1.0)),
-    "mixture, middles": _arm("half of the rows with one part told last, after what stands before it", Way(how="middle")),
     "mixture, text": _arm("the mixture of objectives on text", Way(data="text")),
     "mixture, both": _arm("the mixture of objectives on code and text, as many rows of each", Way(data="both")),
 }
@@ -129,11 +126,11 @@ ARMS = {
 CPU = Settings()
 QUICK = replace(
     CPU, code="sample-code", text="sample", tokenizer="byte", vocab=256, mean_span=8.0, width=48, depth=3, tokens=200_000,
-    num_names=60, num_lines=30, longest_file=30_000, held_out_windows=32, evaluations=4,
+    num_names=60, num_lines=30, longest_file=30_000, held_out_windows=32, probe_windows=32,
 )  # fmt: skip
 SMOKE = replace(
     QUICK, batch=4, width=16, depth=1, heads=2, context=96, tokens=3_000, reach=48, longest_line=20, num_names=6, num_lines=4,
-    held_out_windows=4, evaluations=2,
+    held_out_windows=4, probe_windows=4, evaluations=2,
 )  # fmt: skip
 
 EQUAL = ("train.tokens",)
@@ -143,8 +140,8 @@ def _better(text: str, arm: str, baseline: str, metric: str, d: float, *, lower:
     return Better(text=text, arm=arm, baseline=baseline, metric=metric, lower_is_better=lower, d=d, equal=EQUAL, primary=primary)
 
 
-def _alike(text: str, arm: str, baseline: str, metric: str, d: float) -> Equivalent:
-    return Equivalent(text=text, arm=arm, baseline=baseline, metric=metric, lower_is_better=True, d=d, equal=EQUAL)
+def _alike(text: str, arm: str, baseline: str, metric: str, d: float, *, lower: bool = True) -> Equivalent:
+    return Equivalent(text=text, arm=arm, baseline=baseline, metric=metric, lower_is_better=lower, d=d, equal=EQUAL)
 
 
 CLAIMS = (
@@ -161,6 +158,7 @@ CLAIMS = (
         "mixture, prefix", "mixture, spans learnt", "code loss", 0.03,
     ),
     _alike("Nor for lines that are filled", "mixture, prefix", "mixture, spans learnt", "line loss", 0.03),
+    _alike("Nor for what a linear probe reads in it", "mixture, prefix", "mixture, spans learnt", "probe", 0.02, lower=False),
     _alike("Trained on code and text, code is said about as well as from code alone", "mixture, both", "mixture", "code loss", 0.1),
     _alike("And text as well as from text alone", "mixture, both", "mixture, text", "text loss", 0.1),
 )  # fmt: skip
@@ -179,7 +177,8 @@ SOURCES = {
     "rate": "arXiv 2305.02309: half of the sequences", "ratio": "assumed: T5's 15 % (arXiv 1910.10683)", "mean_span": "assumed: T5's 3",
     "batch": "assumed: about 0.5M tokens", "tokens": "assumed", "lr": "assumed", "warmup": "assumed", "beta2": "assumed",
     "weight_decay": "assumed", "reach": STUDIED, "num_names": STUDIED, "num_lines": STUDIED, "longest_line": STUDIED,
-    "longest_file": STUDIED, "held_out_windows": STUDIED, "evaluations": STUDIED,
+    "longest_file": STUDIED, "held_out_windows": STUDIED, "probe_windows": STUDIED,
+    "evaluations": STUDIED,
 }  # fmt: skip
 DEVIATIONS = (
     ("network", "16 x 2048, attention and feed-forward side by side, GELU", "4 x 64, one after the other, SwiGLU", "two cores", "unknown"),
@@ -198,6 +197,7 @@ DEVIATIONS = (
 FAILURE = {
     **dict.fromkeys(("code loss", "text loss", "line loss", "name loss"), float(np.log(CPU.vocab))),
     **dict.fromkeys(("name exact", "line exact", "line parses"), 0.0),
+    "probe": 0.5,
 }
 
 STUDY = Study(
