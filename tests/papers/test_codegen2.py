@@ -401,6 +401,7 @@ def test_the_study_spends_what_it_says_and_measures_what_it_claims():
         assert all(np.isfinite(v) for v in outcome.metrics.values())
     spent = {tuple(v for k, v in o.ledger["train"].items() if k in ("tokens", "steps")) for o in outcomes.values()}
     assert len(spent) == 1
+    assert outcomes["mixture, prefix"].metrics["code loss"] != outcomes["mixture, spans learnt"].metrics["code loss"]
     assert outcomes["causal"].metrics["line loss"] == outcomes["causal"].metrics["line loss, left alone"]
     assert outcomes["causal"].metrics["text of a token"] == 1.0
     assert outcomes["spans"].metrics["text of a token"] < outcomes["mixture"].metrics["text of a token"] < 1

@@ -128,8 +128,9 @@ QUICK = replace(
     CPU, code="sample-code", text="sample", tokenizer="byte", vocab=256, mean_span=8.0, width=48, depth=3, tokens=200_000,
     num_names=60, num_lines=30, longest_file=30_000, held_out_windows=32, probe_windows=32,
 )  # fmt: skip
+# Two layers: with one, reading both ways changes only states that nothing looks at.
 SMOKE = replace(
-    QUICK, batch=4, width=16, depth=1, heads=2, context=96, tokens=3_000, reach=48, longest_line=20, num_names=6, num_lines=4,
+    QUICK, batch=4, width=16, depth=2, heads=2, context=96, tokens=3_000, reach=48, longest_line=20, num_names=6, num_lines=4,
     held_out_windows=4, probe_windows=4, evaluations=2,
 )  # fmt: skip
 
@@ -188,7 +189,7 @@ DEVIATIONS = (
     ("row", "sequences grow by the marks", "rows keep their length and lose text", "equal tokens, marks counted",
      "the mixture sees less text"),
     ("measures", "HumanEval pass@k, HumanEval-Infill, XSum, SuperGLUE, LAMBADA, PIQA",
-     "held-out loss; names and lines of held-out files: loss, exact match, does the file parse", "too small to pass a test", "finer"),
+     "held-out loss; names and lines of held-out files: loss, exact match, does the file parse; a linear probe", "too small to pass a test", "finer"),
     ("lines that are filled", "HumanEval-Infill: any line", "lines that neither nothing nor `pass` can stand for",
      "most lines may be left out, so that any fill would do", "a harder test"),
     ("filling by the causal arm", "not measured", "goes on from the left, with as many bytes to read",
@@ -206,7 +207,7 @@ STUDY = Study(
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="7k parameters / 3k tokens"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 0.2M tokens"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 0.8M tokens"),
+        "cpu": Scale(settings=CPU, seeds=4, size="0.2M parameters / 1M tokens"),
         "paper": Scale(settings=PAPER, seeds=1, size="1B parameters", sources=SOURCES),
     },
     claims=CLAIMS,
