@@ -8,7 +8,7 @@ import torch
 
 import etude
 from etude.adapt import hf
-from etude.data.samplers import SamplerBase
+from etude.data.samplers import Curriculum, FixedMixture, OnlineMixture, SamplerBase, WeightedDraw, by_loss
 from etude.data.stream import DataStream
 from etude.engine.ledger import Budget
 from etude.engine.optim import AdamW
@@ -361,12 +361,32 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path, methods, settings, s
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ("stacking", "etude.adapt.hf, methods: found 'stacking', expected a list or a method such as etude.method"),
+        (["stacking"], r"etude.adapt.hf, methods\[0\]: found 'stacking', expected a method such as etude.method"),
+        (CyclicalCurriculum, "methods: found the class CyclicalCurriculum, expected one made from it"),
+        ([lambda run: None], r"methods\[0\]: found the function <lambda>, expected a method"),
+        ([transformers.TrainerCallback()], r"methods\[0\]: found a TrainerCallback, expected a method"),
+        ([GradientNoise(eta=0.1), GradientNoise(eta=0.0)], r"found the same method, GradientNoise, as methods\[0\] and methods\[1\]"),
+    ],
+)
+def test_what_is_no_method_is_refused(tmp_path, methods, said):
+    with pytest.raises(BadInput, match=said):
+        hf(trainer(tmp_path), methods)
+
+
 def test_what_is_no_such_trainer_is_refused(tmp_path):
     with pytest.raises(BadInput, match="trainer: found the text 'no'|trainer: found 'no'"):
         hf("no")
     once = hf(trainer(tmp_path))
     with pytest.raises(BadInput, match="has methods already"):
         hf(once)
+    done = trainer(tmp_path, max_steps=1)
+    done.train()
+    with pytest.raises(BadInput, match=r"trainer: found one that has trained, 1 updates, expected a trainer before `trainer.train\(\)`"):
+        hf(done)
     two = trainer(tmp_path)
     two.args._n_gpu = 2
     with pytest.raises(BadInput, match="2 processes or devices, expected one process"):
@@ -437,6 +457,56 @@ def test_domains_come_from_a_column(tmp_path):
         hf(trainer(tmp_path, dataset=data), Dump(signal="loss"), domains="sourc")
     with pytest.raises(BadInput, match="22 rows"):
         hf(trainer(tmp_path), Dump(signal="loss"), domains=["a"] * 3)
+
+
+ORDERS = {
+    "mixture": (lambda: FixedMixture({"even": 1, "odd": 3}, update_every=8), {"domains": "source"}),
+    "online": (lambda: OnlineMixture(by_loss, update_every=8), {"domains": "source"}),
+    "weighted": (lambda: WeightedDraw(np.arange(1.0, ROWS + 1), share=0.4), {}),
+    "column": (lambda: Curriculum(update_every=8, over=4), {"difficulty": "level"}),
+    "function": (lambda: Curriculum(update_every=8, over=4, power=1), {"difficulty": lambda row: float(row["input_ids"][0])}),
+    "numbers": (lambda: Curriculum(update_every=8, over=4, hardest_first=True), {"difficulty": np.arange(ROWS)}),
+    "losses": (lambda: Curriculum(measured=True, update_every=8, over=4, measure_every=2), {}),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_order_without_a_method_is_logged_and_resumes(tmp_path, order):
+    data = [row | {"source": "even" if i % 2 == 0 else "odd", "level": i // 3} for i, row in enumerate(rows())]
+    make, told = ORDERS[order]
+
+    def run(resume=None):
+        adapted = hf(trainer(tmp_path, dataset=data, save_strategy="steps", save_steps=6), sampler=make(), **told)
+        adapted.train(resume_from_checkpoint=resume)
+        return adapted
+
+    whole = run()
+    again = run(str(tmp_path / "checkpoint-6"))
+    assert torch.equal(weights(whole.model), weights(again.model))
+    logged = {key for row in whole.state.log_history for key in row}
+    if "domains" in told:
+        assert {"share/even", "share/odd"} <= logged
+    if order in ("column", "function", "numbers", "losses"):
+        shares = [row["curriculum/share"] for row in whole.state.log_history if "curriculum/share" in row]
+        assert shares[0] == 0.25
+        assert shares[-1] == 1
+        assert shares == sorted(shares)
+    assert ("prepare" in whole._etude.run.ledger.entries) == (order == "losses")
+
+
+def test_orders_that_do_not_fit_are_refused(tmp_path):
+    for told, message in (
+        ({"difficulty": "levl"}, "difficulty: found 'levl'"),
+        ({"difficulty": [1.0]}, "1 numbers, expected one for each of 22 rows"),
+        ({"difficulty": lambda row: float("nan")}, "difficulty, row 0: found nan, expected a finite number"),
+        ({"domains": [None] * ROWS}, "domains, row 0: found nothing"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            hf(trainer(tmp_path), sampler=Curriculum(update_every=8), **told)
+    with pytest.raises(BadInput, match="samples without a difficulty"):
+        hf(trainer(tmp_path), sampler=Curriculum(update_every=8)).train()
+    with pytest.raises(BadInput, match="GivenOrder"):
+        hf(trainer(tmp_path), CyclicalCurriculum(), sampler=Curriculum(update_every=8))
 
 
 def test_it_is_there_by_its_name():

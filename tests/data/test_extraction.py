@@ -1,5 +1,6 @@
 """Taking texts out of packages, on small ones of the same form."""
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -62,6 +63,12 @@ def test_python_without_tests(tmp_path):
     tokens, offsets, domains = parted(EXTRACT["python-files"](wheel(tmp_path, members)), ("python",))
     assert [tokens[a:b].tobytes() for a, b in pairwise(offsets)] == [b"a = 1\n", b"b = 1\n"]
     assert domains.tolist() == [0, 0]
+
+
+def test_verses_that_are_told_line_by_line(tmp_path):
+    text = "\ufeff=000 Bible begins \n=001 Genesis - Genesis\nGe 1:1 G 1:1 in the  beginning \nGe 1:2 G 1:2 void\nGe 2:1 G 2:1 rest\nEND \n"
+    members = {"b-1/data/kougo/kougo.txt.gz": gzip.compress(text.encode()), "b-1/README.md": b"no"}
+    assert EXTRACT["told_verses"](ball(tmp_path, members)) == b"in the beginning\nvoid\n\nrest\n"
 
 
 def test_brown_words_without_tags(tmp_path):

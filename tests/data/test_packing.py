@@ -1,11 +1,13 @@
 """Packing documents into rows."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.data.packing import PADDING, PackedSource, best_fit, cut
+from etude.data.packing import PADDING, PackedSource, best_fit, cut, packed
 from etude.data.tokens import TokenCorpus
 from etude.errors import BadInput
 
@@ -67,3 +69,25 @@ def test_only_the_chosen_documents():
     source = PackedSource(corpus_of([5, 4, 6, 3]), 7, documents=np.array([1, 3]))
     assert len(source) == 1
     assert source.get(np.array([0]))["tokens"][0].tolist() == [5, 6, 7, 8, 15, 16, 17, 0]
+
+
+def test_rows_hold_documents_of_one_domain_and_about_one_difficulty():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 12, 200)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    corpus = SimpleNamespace(tokens=np.repeat(np.arange(200), lengths), offsets=offsets, vocab=200)
+    domains, difficulty, taken = rng.integers(0, 2, 200), rng.normal(size=200), np.arange(0, 200, 2)
+    source = packed(corpus, 24, documents=taken, domains=domains[taken], names=("a", "b"), difficulty=difficulty[taken])
+    data = source.get(np.arange(len(source)))
+    seen, spread = set(), []
+    for row, owners in enumerate(data["document_ids"].numpy()):
+        tokens = data["tokens"][row].numpy()[owners >= 0]
+        assert set(domains[tokens].tolist()) == {int(source.domains[row])}
+        assert source.difficulty[row] == pytest.approx(difficulty[tokens].mean())
+        seen |= set(tokens.tolist())
+        spread.append(np.ptp(difficulty[tokens]))
+    assert seen == {d for d in taken if lengths[d] > 1}
+    assert max(spread) < 0.5 * np.ptp(difficulty)
+    assert type(packed(corpus, 24)) is PackedSource
+    with pytest.raises(BadInput, match="nothing of two tokens or more in the domain 'b'"):
+        packed(SimpleNamespace(tokens=np.arange(4), offsets=np.array([0, 3, 4])), 24, domains=[0, 1], names=("a", "b"))

@@ -67,7 +67,7 @@ def test_files_of_every_form_hold_the_same_rows(tmp_path):
     ("content", "message"),
     [
         (b'{"text": "a"}\n{"text": \n', "r.jsonl, line 2: found no JSON"),
-        (b'{"text": "a"}\n\n[1]\n', "r.jsonl, line 3: found a list, expected a JSON object"),
+        (b'{"text": "a"}\n\n[1]\n', "r.jsonl, line 3: found a list, expected one JSON object a line, not one list"),
         (b'{"text": "\xff"}\n', r"line 1: found a byte that is not UTF-8 \(0xff, byte 11"),
         (b"\n", "found no rows"),
     ],
@@ -84,6 +84,7 @@ def test_damaged_lines(tmp_path, content, message):
     [
         ("none.jsonl", None, "which is not there"),
         ("r.csv", "a", "a file of another kind"),
+        ("r.txt", "a", "r.txt, a plain text, expected rows"),
         ("r.parquet", "a", "unreadable content"),
         ("saved/x", "a", "without state.json"),
         ("saved/dataset_dict.json", '{"splits": ["test"]}', "with the splits test, expected one called train"),

@@ -4,7 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from etude.data.text import READ, TextFile, parted, read_text, text_pieces
+from etude.data.encoding import encoded
+from etude.data.text import READ, TextFile, parted, parts_of, read_text, text_pieces
+from etude.data.tokenizers import Bytes
 from etude.errors import BadInput
 
 
@@ -37,7 +39,7 @@ def test_a_bad_file(tmp_path, content, message):
 def test_no_file(tmp_path):
     with pytest.raises(BadInput, match="found no such file"):
         read_text(tmp_path / "none.txt")
-    with pytest.raises(BadInput, match="found Is a directory"):
+    with pytest.raises(BadInput, match="found is a directory"):
         read_text(tmp_path)
 
 
@@ -72,3 +74,28 @@ def test_parted(first):
     head, tail = parted(iter(["abc", "def"]), first)
     assert "".join(head) == "abcdef"[:first]
     assert "".join(tail) == "abcdef"[first:]
+
+
+def test_a_folder_of_texts(tmp_path, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    for name, text in (("b.txt", "second "), ("a/z.md", "first, ünd "), ("c.txt", "third"), (".hidden.txt", "no"), ("d.csv", "no")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    folder = TextFile.scan(tmp_path)
+    assert folder.characters == len("first, ünd second third")
+    assert ["".join(pieces) for _, pieces in folder.documents()] == ["first, ünd ", "second ", "third"]
+    assert ["".join(pieces) for _, pieces in folder.documents(", ")] == ["first", "ünd ", "second ", "third"]
+    assert folder.alphabet() == "".join(sorted(set("first, ünd second third")))
+    train, held = encoded(folder, Bytes(), held_out=0.01)
+    assert (train.num_documents, held.num_documents) == (2, 1)
+    assert held.tokens.tobytes() == b"third"
+    (tmp_path / "c.txt").write_text("other")
+    assert TextFile.scan(tmp_path).sha256 != folder.sha256
+    with pytest.raises(BadInput, match="beside the folder a"):
+        parts_of(tmp_path, "data.text")
+    assert parts_of(tmp_path / "a", "data.text") == ()
+    (tmp_path / "e" / "f").mkdir(parents=True)
+    with pytest.raises(BadInput, match="a folder without texts"):
+        parts_of(tmp_path / "e", "data.text")
+    with pytest.raises(BadInput, match="a folder without texts"):
+        TextFile.scan(tmp_path / "e")

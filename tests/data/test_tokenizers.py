@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from etude.data import tokenizers
-from etude.data.tokenizers import BytePairs, Bytes, Characters
+from etude.data.tokenizers import BytePairs, Bytes, Characters, Marked
 from etude.errors import BadInput
 
 TEXT = "In the beginning was the word.\nAnd the word — für alle 🙂 — was there, the word.\n" * 20
@@ -72,6 +72,25 @@ def test_bad_input(tmp_path):
     path.write_text("[]")
     with pytest.raises(BadInput, match="no tokenizer of etude"):
         tokenizers.load(path)
+    path.write_text('{"kind": "bpe", "inner": {}}')
+    with pytest.raises(BadInput, match="no tokenizer of etude"):
+        tokenizers.load(path)
     path.write_text('{"kind": "word"}')
     with pytest.raises(BadInput, match="found kind 'word'"):
         tokenizers.load(path)
+
+
+@pytest.mark.parametrize("kind", ["byte", "character", "bpe"])
+def test_marks_come_after_a_tokenizers_own_ids(tmp_path, kind):
+    inner = tokenizers.make(kind, TEXT, vocab=300)
+    tokenizer = Marked(inner, ["<mid>", "<m"])
+    ids = tokenizer.encode("the<mid>word<m")
+    assert ids.tolist() == [*inner.encode("the"), inner.vocab, *inner.encode("word"), inner.vocab + 1]
+    assert tokenizer.decode(ids) == "the<mid>word<m"
+    assert tokenizer.decode(ids[:0]) == ""
+    assert len(tokenizer.encode("")) == 0
+    tokenizers.save(tokenizer, tmp_path / "t.json")
+    again = tokenizers.load(tmp_path / "t.json")
+    assert (again.vocab, again.encode("a<mid>").tolist()) == (inner.vocab + 2, [*inner.encode("a"), inner.vocab])
+    with pytest.raises(BadInput, match="all different"):
+        Marked(inner, ["a", "a"])

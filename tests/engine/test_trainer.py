@@ -408,6 +408,23 @@ def test_what_steers_reaches_the_sampler_and_is_charged():
     assert result.ledger.as_dict()["prepare"] == {"evaluations": 2, "flops": 2 * 2 * 10 * (6 * 16 + 16 * 3)}
 
 
+def test_steering_that_spends_the_rest_of_the_budget_ends_the_run_with_its_evaluation_and_checkpoint(tmp_path):
+    def steer(model):
+        model(torch.zeros(200, 6))
+        return {"loss": 2.5}
+
+    an_update, a_look = 3 * 2 * 8 * (6 * 16 + 16 * 3) - 2 * 8 * 6 * 16, 2 * 200 * (6 * 16 + 16 * 3)
+    budget = Budget(flops=2.4 * a_look)  # the third look, at nine tenths, takes more than is left
+    result = trainer(
+        steer={"dev": steer}, steer_every=0.45, budget=budget, evaluators={"e": lambda m: {"w": 0.0}}, evaluate_every=1, folder=tmp_path,
+        checkpoint_every=1,
+    ).run()  # fmt: skip
+    assert result.ledger.of("flops")["prepare"] == 3 * a_look
+    assert result.ledger.of("flops")["train"] == result.steps * an_update
+    assert result.history[-1]["step"] == result.steps
+    assert (tmp_path / "checkpoints" / f"step-{result.steps:09d}").is_dir()
+
+
 def test_a_score_of_something_unknown_is_refused():
     class Asks(ToyStream):
         def sampler_wants(self):
@@ -527,6 +544,20 @@ def test_stopped_and_resumed_equals_unbroken_bit_for_bit(tmp_path, methods, opti
     assert resumed.ledger.total("flops") == unbroken.ledger.total("flops")
     strip = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.history]
     assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in unbroken.history]
+
+
+def test_resuming_a_run_that_has_ended_adds_nothing(tmp_path):
+    """39 samples hold two updates of 16 and less than half of a third."""
+
+    def make():
+        return trainer(budget=Budget(samples=39), accumulate=2, folder=tmp_path / "run", evaluators={"e": lambda m: {"w": 0.0}})
+
+    ended = make().run()
+    kept = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    resumed = make().run(resume=True)
+    assert (ended.steps, resumed.steps) == (2, 2)
+    assert torch.equal(weights(ended.model), weights(resumed.model))
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == kept
 
 
 def test_folders_are_not_overwritten_or_mixed_up(tmp_path):

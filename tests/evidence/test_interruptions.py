@@ -70,7 +70,8 @@ def test_stopped_in_the_middle_and_taken_up_again(how, tiny, tmp_path):
     out = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, study.word, str(out)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", DRIVER, study.word, str(out)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in a shell's background
     )  # fmt: skip
     runs = out / "quick" / "runs"
     deadline = time.monotonic() + 600  # importing torch takes minutes on a machine that is busy

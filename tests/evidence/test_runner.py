@@ -137,7 +137,7 @@ def test_an_output_folder_of_something_else_is_left_alone(tiny, run, tmp_path):
         run(tiny())
     with pytest.raises(BadInput, match=r"thesis.txt: found a file, expected a folder"):
         run(tiny(), out=tmp_path / "thesis.txt")
-    with pytest.raises(BadInput, match="found Not a directory, expected a folder that can be written"):
+    with pytest.raises(BadInput, match="found not a directory, expected a folder that can be written"):
         run(tiny(), out=tmp_path / "thesis.txt" / "below")
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

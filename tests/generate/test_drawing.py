@@ -34,6 +34,15 @@ def test_temperature_by_hand():
     assert drawn.logprobs.item() == pytest.approx(math.log(4 / 30), abs=1e-6)
 
 
+def test_logits_in_half_precision_lose_no_more():
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    u = torch.rand(4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for sampling in (Sampling(temperature=0.7, top_p=0.9), Sampling(temperature=0)):
+        half, whole = draw(logits, sampling, u), draw(logits.float(), sampling, u)
+        assert torch.equal(half.tokens, whole.tokens)
+        assert torch.equal(half.logprobs, whole.logprobs)
+
+
 def test_greedy_is_the_likeliest_with_its_log_probability_at_one():
     for uniforms in (None, torch.zeros(1, dtype=torch.float64)):
         drawn = draw(PROBABILITIES.log(), Sampling(temperature=0), uniforms)

@@ -14,6 +14,7 @@ from etude.engine.streams import initialise
 from etude.errors import BadInput
 from etude.generate.local import LocalGenerator
 from etude.generate.states import decoder_of
+from etude.learn.logprobs import token_logprobs
 from etude.nn.recurrent import RecurrentConfig, RecurrentLM
 from etude.nn.transformer import Transformer, TransformerConfig
 
@@ -84,6 +85,13 @@ def test_log_probabilities_are_the_trainers(kind, temperature, top_p):
         losses = F.cross_entropy(logits, whole[len(prompt) :], reduction="none")
         np.testing.assert_allclose(completion.logprobs, -losses, atol=1e-5)
         np.testing.assert_allclose(score, -losses, atol=1e-5)
+
+
+def test_scores_of_a_model_in_half_precision_are_the_trainers():
+    model, row = _transformer(width=32).to(torch.bfloat16), torch.arange(20)[None] % VOCAB
+    expected = token_logprobs(model, row, torch.arange(19)[None] >= 4, 0.7).logprobs[0, 4:].detach().numpy()
+    [got] = LocalGenerator(model).score([row[0, :5].numpy()], [row[0, 5:].numpy()], temperature=0.7)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 @EACH

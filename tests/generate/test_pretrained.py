@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from hf_folders import qwen_folder
 from toys import Stop
 
 from etude.data.sources import WindowSource
@@ -152,6 +153,22 @@ def test_a_sharded_folder_and_the_context(tmp_path):
         LocalGenerator(model).complete([np.zeros(33, np.int64)], Sampling(max_tokens=1))
     with pytest.raises(BadInput, match="0 to 39"):
         LocalGenerator(model).complete([np.array([40])], Sampling(max_tokens=1))
+
+
+def test_pickle_files_are_refused_with_the_command_that_converts_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = qwen_folder(tmp_path / "old")
+    whole = pretrained("old")
+    torch.save(whole.inner.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"old: found pickle files alone, expected \*\.safetensors, which this writes: python -c") as error:
+        pretrained("old")
+    exec(error.value.expected.split('"')[1])
+    tokens = torch.tensor([[5, 6, 7]])
+    again = pretrained("old-safetensors")
+    assert torch.equal(again(tokens)["hidden"], whole(tokens)["hidden"])
+    assert again.tokenizer is not None
+    assert again.tokenizer.encode("the fox").tolist() == whole.tokenizer.encode("the fox").tolist()
 
 
 def test_bad_input(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from etude.data.tokenizers import Bytes
+from etude.data.tokenizers import BytePairs, Bytes
 from etude.errors import BadInput
 from etude.generate.prompts import check_lengths, ids_of, ids_or_default, in_batches
 
@@ -59,3 +59,9 @@ def test_batches_hold_each_sample_once_and_no_more_than_they_may(batch_size):
     assert sorted(samples) == [(p, j) for p in range(3) for j in range(4)]
     order = [lengths[p] for p, _ in samples]
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize("tokenizer", [Bytes(), BytePairs.train("a b ", 257)])
+def test_text_that_is_no_unicode_is_refused(tokenizer):
+    with pytest.raises(BadInput, match="prompt 1: found no Unicode at character 2, expected text in UTF-8"):
+        ids_of(["a", "a\udcff"], tokenizer, None, what="prompt")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from llm_server import Server
 
-from etude.data.tokenizers import Characters
+from etude.data.tokenizers import BytePairs, Bytes, Characters
 from etude.engine.ledger import Ledger
 from etude.engine.protocols import Sampling
 from etude.errors import BadInput
@@ -151,6 +151,54 @@ def test_the_key_is_sent_and_kept_nowhere(server, tmp_path, monkeypatch):
     with pytest.raises(BadInput) as caught:
         generator(server, tmp_path, key=None).complete(["b"], SAMPLING)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-secret\n", "sk-sécret"])
+def test_a_key_that_no_header_takes_is_refused_unshown(key):
+    with pytest.raises(BadInput, match="server, key: found a line end") as caught:
+        ServerGenerator("http://localhost:1/v1", "small", key=key)
+    assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://a:b/v1", "http://a:99999/", "http://[::1", "http://a b/v1", "http://é..com/", "http://a:/\n"]
+)
+def test_an_address_that_is_none_is_not_tried(url):
+    with pytest.raises(BadInput, match="HOST:PORT"):
+        ServerGenerator(url, "small", key="")
+
+
+def test_half_a_character_is_no_answer(server, tmp_path):
+    server.change = lambda answer: {"choices": [{"text": "\ud800"}]}
+    with pytest.raises(BadInput, match="an answer that is none.*2 attempts"):
+        generator(server, tmp_path, tokenizer=Bytes(), attempts=2).complete(["a"], SAMPLING)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf"), 1, False, -(10**400), "-1"])
+def test_numbers_that_are_no_log_probabilities_are_asked_for_again(server, tmp_path, bad):
+    server.change = lambda answer: {"choices": [{"text": "ab", "logprobs": {"token_logprobs": [-1, bad]}}]}
+    with pytest.raises(BadInput, match="log-probabilities that are none"):
+        generator(server, tmp_path, capabilities={"logprobs"}, attempts=2).complete(["a"], SAMPLING)
+    server.change = lambda answer: {"choices": [{"logprobs": {"text_offset": [0, 1], "token_logprobs": [None, bad]}}]}
+    with pytest.raises(BadInput, match="log-probabilities that are none"):
+        generator(server, tmp_path, capabilities={"score"}, attempts=2).score(["a"], ["b"])
+
+
+def test_ids_are_checked_before_they_are_sent(server, tmp_path):
+    for prompt, said in (([1.5], "type float64"), ([3, -1], "prompt 1, token 1: found -1")):
+        with pytest.raises(BadInput, match=said):
+            generator(server, tmp_path, capabilities={"tokens"}).complete([np.array([1]), np.array(prompt)], SAMPLING)
+    with pytest.raises(BadInput, match="prompt 0, token 0: found 99"):
+        generator(server, tmp_path).complete([np.array([99])], SAMPLING)
+    assert not server.asked
+
+
+def test_a_stop_token_without_text_is_not_asked_for(server, tmp_path):
+    pairs = BytePairs.train("ab cd " * 20, 260)
+    pairs.inner.add_special_tokens(["<end>"])
+    one = generator(server, tmp_path, tokenizer=BytePairs(pairs.inner))
+    one.complete(["a"], Sampling(stop_tokens=(pairs.inner.token_to_id("<end>"),)))
+    assert "stop" not in server.asked[0]
 
 
 def test_requests_are_under_way_together_but_no_more_than_told(server, tmp_path):

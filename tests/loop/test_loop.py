@@ -184,8 +184,8 @@ def test_malformed_records_name_file_line_and_field(tmp_path):
     for line, message in (
         ('{"id": "c-q1"}', r"candidates.jsonl, line 2, field 'request': found nothing, expected a text"),
         ('{"id": 3, "request": "q1"}', r"candidates.jsonl, line 2, field 'id': found 3, expected a text"),
-        ("{oops", r"candidates.jsonl, line 2: found no JSON \(character 2"),
-        ("[1]", r"candidates.jsonl, line 2: found a list, expected a JSON object"),
+        ("{oops", r"candidates.jsonl, line 2: found no JSON at character 2, 'oops' \(expecting property name"),
+        ("[1]", r"candidates.jsonl, line 2: found a list, expected one JSON object a line"),
         (lines[0], r"candidates.jsonl, line 2, field 'id': found 'c-q0' again, expected each once"),
         ('{"id": "c", "request": "zz"}', r"found an answer to 'zz'"),
         ('{"id": "c", "request": "q0"}', r"found a request answered twice"),

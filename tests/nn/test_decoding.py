@@ -128,6 +128,18 @@ def test_selected_rows_go_their_own_way(kind):
     assert not torch.equal(forked[1], forked[2])
 
 
+@EACH
+def test_rewinding_rows_that_share_their_padding(kind):
+    model, tokens = _model(kind), _tokens(2, 5)
+    state = model.begin(tokens, torch.tensor([[True] * 5, [True] * 2 + [False] * 3])).select([1])
+    more = _tokens(1, 4, seed=1)
+    model.extend(more[:, :2], state)
+    state.rewind(1)  # into the extension
+    model.extend(more[:, 1:], state)
+    state.rewind(3)
+    torch.testing.assert_close(state.logits, model.begin(torch.cat((tokens[1:, :2], more[:, :1]), 1)).logits, rtol=0, atol=1e-5)
+
+
 def test_memory_grows_when_it_is_used_up():
     model = _model("grouped")
     tokens = _tokens(2, 200)

@@ -1,5 +1,6 @@
 """What `etude show` prints to apply a method is run here, for each that runs, on a model and data of a moment."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,6 +65,15 @@ def test_the_lines_of_a_recipe(card, tmp_path):
     summary = train_recipe(tmp_path / "recipe.toml", resolve=load_methods, models=load_models, quiet=True)
     assert summary["steps"] > 0
     assert np.isfinite(list(summary["metrics"].values())).all()
+
+
+@pytest.mark.parametrize("card", [c for c in APPLIED if c.use == "method" and "sampler" in c.slots], ids=by)
+def test_the_lines_of_a_recipe_on_rows_of_ones_own(card, tmp_path):
+    rows = [{"text": TEXT * (1 + i % 2), "source": ("mine", "more")[i % 2], "level": i % 5} for i in range(60)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = RECIPE.format(data='rows = "mine.jsonl"\ndomain = "source"\ndifficulty = "level"', model=f"{SMALL}\n{lines(card)['recipe']}")
+    (tmp_path / "recipe.toml").write_text(whole)
+    assert train_recipe(tmp_path / "recipe.toml", resolve=load_methods, models=load_models, quiet=True)["steps"] > 0
 
 
 def small():

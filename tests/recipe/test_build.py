@@ -24,6 +24,12 @@ from etude.recipe.optimizers import Covering
 SIZES = {"width": 8, "depth": 1, "heads": 2}
 
 
+class OwnObjective(Method):
+    """For the tests."""
+
+    slots = ("objective",)
+
+
 class OwnSampler(Method):
     """For the tests."""
 
@@ -31,7 +37,7 @@ class OwnSampler(Method):
 
 
 def resolve(slug):
-    return {"own": {"OwnSampler": OwnSampler}}[slug]
+    return {"own": {"OwnSampler": OwnSampler}, "loss": {"OwnObjective": OwnObjective}}[slug]
 
 
 @pytest.fixture
@@ -82,7 +88,8 @@ def test_a_token_folder_with_domains(folder):
     assert set(trainer.evaluators["domains"](trainer.model)) == {"x", "y"}
     assert "tokenizer.json" in trainer.beside
     packed = built(data=tokens | {"documents": "packed", "context": 32}, sampler={"kind": "mixture", "weights": {"y": 1}})
-    assert isinstance(packed.stream.source, MixtureSource)
+    assert isinstance(packed.stream.source.source, MixtureSource)
+    assert packed.stream.source.domain_names == ("x", "y")
     ids = packed.stream.next().ids
     assert (packed.stream.source.domains[ids] == 1).all()
     write_documents(folder / "pairs", ["some text"] * 90, make("bpe", "some text", 300))
@@ -202,7 +209,7 @@ def test_an_architecture_of_a_paper(folder):
     [
         ({"data": {"images": "digits"}}, "model.kind: found 'transformer' for images, expected mlp, cnn"),
         ({"data": TEXT, "model": {"kind": "cnn"}}, "model.kind: found 'cnn' for text, expected transformer"),
-        ({"data": TEXT, "model": SIZES | {"heads": 3}}, "model.heads: found 3"),
+        ({"data": TEXT, "model": SIZES | {"heads": 3}}, "model.width and heads: found 8 and 3"),
         ({"data": {"images": "digits"}, "model": {"kind": "cnn", "channels": [3]}}, "model.channels, kernels, strides: found 1, 3 and 3"),
         ({"data": {"images": "digits"}, "model": {"kind": "mlp"}, "evaluate": {"measures": ["domains"]}}, "expected loss or accuracy"),
         ({"data": TEXT, "evaluate": {"measures": ["accuracy"]}}, "found 'accuracy' of text"),
@@ -219,6 +226,8 @@ def test_an_architecture_of_a_paper(folder):
             r"update_every: found 30, expected a multiple of .*\(4\)",
         ),
         ({"data": TWO, "sampler": {"kind": "online"}, "methods": [{"use": "own"}]}, "beside OwnSampler, which brings its own"),
+        ({"data": TEXT, "objective": {"kind": "masked"}, "methods": [{"use": "loss"}]}, "objective.kind: found it beside OwnObjective"),
+        ({"data": TEXT, "objectives": {"a": {}}, "methods": [{"use": "loss"}]}, "objectives: found it beside OwnObjective"),
         ({"data": TWO | {"domains": {"a": {"text": "a.txt"}, "k": {"corpus": "sample"}}, "tokenizer": "bpe"}}, "for texts and corpora"),
         ({"data": {"table": "none.csv", "target": "y"}, "model": {"kind": "mlp"}}, "none.csv: found no such file"),
     ],

@@ -78,7 +78,7 @@ def test_a_recipe_goes_to_toml_and_back(tmp_path):
         ("optimizer.over=['a']", "command line, optimizer.over: found it in the only optimizer"),
         ("optimizers.a.lrr=1", "command line, optimizers.a.lrr: found an unknown key, expected a known one; did you mean 'lr'?"),
         ("optimizers.a.kind=adam", "command line, optimizers.a.kind: found 'adam', expected adamw, sgd or muon"),
-        ("sampler.kind=random", "command line, sampler.kind: found 'random', expected shuffle, weighted, mixture or online"),
+        ("sampler.kind=random", "command line, sampler.kind: found 'random', expected shuffle, weighted, mixture, online or curriculum"),
         ("sampler={kind='mixture'}", "command line, sampler.weights: found nothing, expected"),
         ("sampler={kind='mixture', weights={a=-1}}", "command line, sampler.weights.a: found -1, expected greater than or equal to 0"),
         (
@@ -235,6 +235,20 @@ def test_what_a_change_takes_the_place_of_is_told(tmp_path):
         "methods.0.use=gradient-noise in place of methods.0.use = 'stacking', methods.0.at = 0.2",
     ]
     assert json.dumps(document) == before
+
+
+def test_another_objective_leaves_what_only_the_former_knows(tmp_path):
+    head = 'schema = 1\n[model]\npretrained = "m"\n[data]\nrows = "r.jsonl"\n[objective]\n'
+    pairs = written(tmp_path, head + 'kind = "dpo"\nbeta = 0.1\nnormalised = true\n')
+    assert load(pairs, ["objective.kind=orpo"]).objective.beta is None
+    assert load(pairs, ["objective.kind=simpo", "objective.beta=2.5"]).objective.beta == 2.5
+    assert load(pairs, ["objective.kind=dpo"]).objective.beta == 0.1
+    assert replaced({"objective": {"beta": 0.1}}, ["objective.kind=ipo"]) == ["objective.kind=ipo in place of objective.beta = 0.1"]
+    paid = head + 'kind = "dapo"\nverifier = "a:b"\nclip_high = 0.3\n[rollouts]\nmax_draws = 3\nsamples = 2\n'
+    rloo = load(written(tmp_path, paid), ["objective.kind=rloo"])
+    assert (rloo.objective.verifier, rloo.objective.clip_high, rloo.rollouts.max_draws, rloo.rollouts.samples) == ("a:b", None, None, 2)
+    dpo = load(written(tmp_path, paid), ["objective.kind=dpo"])
+    assert (dpo.objective.verifier, dpo.rollouts) == (None, None)
 
 
 def test_alternatives_that_are_both_on_the_command_line_are_refused(tmp_path):

@@ -161,6 +161,7 @@ def test_a_damaged_run_is_named(place):
         tensors.write_bytes(tensors.read_bytes()[:-7])
     with pytest.raises(BadInput, match="does not match its checksum"):
         finished("out", load_methods)
-    (place / "out" / "data.json").write_text("{")
-    with pytest.raises(BadInput, match="files that cannot be read"):
-        finished("out", load_methods)
+    for content in ("{", "[]", "{}", '{"vocab": "many"}'):
+        (place / "out" / "data.json").write_text(content)
+        with pytest.raises(BadInput, match="files that cannot be read"):
+            finished("out", load_methods)

@@ -89,9 +89,14 @@ def test_resuming_a_killed_run_on_other_data_is_refused_and_nothing_lost(here, c
     found, expected = ("data.text = 'b.txt', data.batch = 4", "data.text = 'a.txt', data.batch = 8")
     assert said == f"error: command line: found {found}, expected {expected}, as in run/recipe.toml\n"
     (here / "a.txt").write_text((here / "b.txt").read_text())
-    with pytest.raises(BadInput, match=r"data, sources..sha256: found '.*, as in run/data.json: the data of the run being resumed"):
+    with pytest.raises(
+        BadInput, match=r"data, a\.txt: found sha256 '.*, expected sha256 '.*, as in run/data\.json: the data of the run being"
+    ):
         train_recipe("r.toml", resolve=lambda slug: {"Quiet": building.Method}, overrides=(methods,), resume=True, quiet=True)
     assert hashes(here / "run") == before
+    (here / "run" / "tokenizer.json").write_text('{"kind": "bpe", "inner": {}}')
+    with pytest.raises(BadInput, match=r"run/tokenizer\.json: found content that is no tokenizer"):
+        train_recipe("r.toml", resolve=lambda slug: {"Quiet": building.Method}, overrides=(methods,), resume=True, quiet=True)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_does_not_block_the_next(here, capsys):
@@ -152,7 +157,7 @@ def test_where_a_run_is_computed_may_change(here):
 def test_errors_name_the_recipe_and_the_key(here, capsys):
     for changes, message in (
         (["methods=[{use='stacking', at='x'}]"], "error: command line, methods.0.at: found 'x', expected a number"),
-        (["model.heads=3"], "error: command line, model.heads: found 3, expected a number that divides"),
+        (["model.heads=3"], "error: r.toml, model.width and command line, model.heads: found 8 and 3, expected"),
         (["data.text=none.txt"], "error: none.txt: found no such file"),
         (["sampler.kind=online"], "error: command line, sampler.kind: found 'online'"),
     ):

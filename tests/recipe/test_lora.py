@@ -182,6 +182,7 @@ def test_another_base_is_noticed():
         (["lora.targets=[]"], r"lora\.targets: found \[\], expected \"all-linear\" or a list"),
         (["lora.rank=4"], r"lora\.rank.*r, alpha"),
         (["lora.r=0"], r"lora\.r: found 0"),
+        (["lora.r=4096"], r"command line, lora\.r: found 4096, expected at most \d+, the rank of the widest of the layers"),
         (["methods.0.use=stacking", "model.kind=transformer"], r"lora: found it beside \w+, which puts another model"),
     ],
 )

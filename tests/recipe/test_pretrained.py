@@ -8,6 +8,7 @@ import pytest
 import torch
 from hf_folders import WORDS, qwen_folder
 
+from etude.cli import main
 from etude.data.tokenizers import load as load_tokenizer
 from etude.errors import BadInput
 from etude.generate.hub import locate
@@ -67,6 +68,12 @@ def test_training_begins_with_its_weights_and_ends_better(place):
     assert facts == {"name": "qwen", "commit": "", "bytes": {"model.safetensors": (place / "qwen" / "model.safetensors").stat().st_size}}
 
 
+def test_init_on_a_plain_text(place, capsys):
+    assert main(["init", "--model", "qwen", "--data", "words.txt", "--out", "plain.toml"]) == 0
+    assert "--- words.txt, window 1\n[[" in capsys.readouterr().out
+    assert main(["train", "plain.toml", "budget.steps=1", "run.device=cpu"]) == 0, capsys.readouterr().err
+
+
 def test_a_corpus_and_methods(place):
     (place / "r.toml").write_text(RECIPE + '[[methods]]\nuse = "cyclical-curriculum"\n')
     assert train("data.corpus=sample", "budget.steps=3")["steps"] == 3
@@ -77,7 +84,7 @@ def test_a_corpus_and_methods(place):
     [
         (["model.pretrained=./none"], r"model\.pretrained: found \./none, which is not there, expected a folder with config\.json"),
         (["model.pretrained=words.txt"], r"model\.pretrained: found words\.txt, a file"),
-        (["model.revision=main"], r"model\.pretrained\.revision: found 'main' beside a folder"),
+        (["model.revision=main"], r"command line, model\.revision: found 'main' beside a folder"),
         (["data.context=200"], r"data\.context: found 200, expected at most 128, the context of qwen"),
         (["data.tokenizer=byte"], r"data\.tokenizer: found 'byte' for a pretrained model, expected model, its own"),
         (["model.kind=transformer", "data.tokenizer=model"], r"data\.tokenizer: found 'model' for a model without one"),
@@ -105,5 +112,5 @@ def test_a_tokenizer_of_another_vocabulary_or_none(place):
 
 def test_an_id_of_the_hub_without_a_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(BadInput, match="'no-one/nothing' at 'v1', no folder here, not in the Hub"):
+    with pytest.raises(BadInput, match="'no-one/nothing' at 'v1', no folder here,( and)? not in the Hub"):
         locate("no-one/nothing", "v1")

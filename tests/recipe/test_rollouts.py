@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import sys
 import tomllib
 
@@ -75,6 +76,13 @@ async def later(response):
     return 1.0
 def ids(completions, completion_ids):
     return [1.0]
+def hangs(response):
+    while True:
+        pass
+def hangs_late(response, number):
+    while number % 5:
+        pass
+    return 1.0
 word = "score"
 """
 TASK = (
@@ -177,6 +185,22 @@ def test_a_verifier_that_fails_is_named_with_its_row(place, capsys):
     assert next(line for line in read_metrics(place / "zero") if "reward" in line)["verifier_failures"] == 8
 
 
+def test_a_verifier_that_takes_too_long_has_failed(place):
+    limit = "objective.verifier_seconds=0.05"
+    with pytest.raises(VerifierFailed, match="TimeoutError: took longer than 0.05 seconds on the response"):
+        train("objective.verifier=./score.py:hangs", limit)
+    # Before the first update it is a held-out prompt's answer that it has failed on.
+    [failed] = [json.loads(line) for line in (place / "out" / "failed.jsonl").read_text().splitlines()]
+    assert failed["where"].startswith("verifier of problem p.jsonl, line ")
+    assert failed["completion"]
+    settings = ["objective.failures=zero", "budget.steps=1", "data.held_out=0", "rollouts.samples=2", "rollouts.prompts=10"]
+    (place / "r.toml").write_text(RECIPE.replace("[evaluate.verifier]\nlimit = 2\n", ""))
+    train("objective.verifier=./score.py:hangs_late", limit, "run.folder=zero", *settings)
+    told = [json.loads(line) for line in (place / "zero" / "rollouts.jsonl").read_text().splitlines()]
+    assert sorted(line["problem"] for line in told if "error" not in line) == ["p.jsonl, line 1"] * 2 + ["p.jsonl, line 6"] * 2
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
 def test_a_task_on_a_pretrained_model_and_on_one_of_bytes(place):
     (place / "r.toml").write_text(TASK)
     trainer = build(load("r.toml", ["data.difficulties=[1, 2]", "data.chat=true"]), load_methods, load_models)
@@ -239,9 +263,14 @@ def test_samplers_and_methods(place):
         (["objective.verifier=./broken.py:score"], r"found an error on import \(ZeroDivisionError: division by zero, .*broken\.py:1\)"),
         (["objective.kind=reinforce", "objective.clip_low=0.1"], "objective.clip_low: found it for the kind 'reinforce'"),
         (["objective.beta=0.1"], "objective.beta: found it for the kind 'grpo'"),
-        (["objective.kind=dpo"], "objective.verifier: found it for the kind 'dpo'|rollouts: found it without an objective that samples"),
+        (["objective.kind=dpo"], r"p\.jsonl, line 1, field 'completion': found nothing, expected it beside prompt"),
         (["rollouts.overlong=3"], r"rollouts\.overlong: found it for the kind 'grpo'"),
-        (["rollouts.samples=1"], "samples: found groups of 1"),
+        (["rollouts.samples=1"], r"command line, rollouts\.samples: found groups of 1"),
+        (["objective.verifier_seconds=0"], "objective.verifier_seconds: found 0"),
+        (
+            ["evaluate.verifier.task=addition", "evaluate.verifier.seconds=1"],
+            "evaluate.verifier.seconds: found it for a task's own verifier",
+        ),
         (["rollouts.sample=1"], "did you mean 'samples'"),
         (["rollouts.max_tokens=64"], r"p\.jsonl, line 1: prompt: found \d+ tokens, expected at most 1: data\.context = 64 holds"),
         (["rollouts.max_tokens=65"], r"data\.context: found 64, expected more than rollouts\.max_tokens, 65"),
@@ -292,6 +321,8 @@ def test_init_writes_a_recipe_that_trains(place, capsys):
             ["--data", "alone.jsonl"],
             "--verifier: found none, expected './my_verifier.py:score' or 'my_module:score': rows with nothing but prompts",
         ),
+        (["--data", "half.jsonl"], "half.jsonl, line 1, field 'rejected': found nothing, expected it beside chosen"),
+        (["--data", "a.txt"], r"a\.txt: found 1\d tokens, expected some 60 or more"),
         ([], "etude init: found neither --data nor --task"),
         (["--data", "p.jsonl", "--task", "addition"], "etude init: found both --data and --task"),
         (["--task", "additoin"], "--task: found 'additoin', expected a known name; did you mean 'addition'"),
@@ -300,5 +331,7 @@ def test_init_writes_a_recipe_that_trains(place, capsys):
 )
 def test_init_refuses(place, capsys, arguments, message):
     rows(lambda i: {"prompt": f"say {i}"}, name="alone.jsonl")
+    rows(lambda i: {"prompt": f"say {i}", "chosen": "a"}, name="half.jsonl")
+    (place / "a.txt").write_text("a b c d e f g\n")
     assert main(["init", "--model", "qwen", "--out", "c.toml", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)

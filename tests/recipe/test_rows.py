@@ -158,7 +158,7 @@ def test_held_out(place):
         (["objective.kind=dop"], "objective.kind: found 'dop', expected .*did you mean 'dpo'"),
         (["data.too_long=wrap"], "data.too_long"),
         (["data.tokenizer=byte"], "data.tokenizer"),
-        (["model.kind=transformer"], "data.rows: found rows for a model without a tokenizer of its own"),
+        (["model.kind=transformer"], "r.jsonl, line 1: found messages, expected a tokenizer with a chat template, or texts"),
         (["data.held_out_rows=r.jsonl"], "data.held_out: found it beside held_out_rows"),
         (["evaluate.measures=['accuracy']"], "evaluate.measures: found 'accuracy' of rows"),
     ],

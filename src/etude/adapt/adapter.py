@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from etude.adapt import saving
 from etude.adapt.checks import HERE, check_rows
-from etude.adapt.data import ROWS, Batches, Nothing, Rows, RowStream, loader_of, named, plain, recorded
+from etude.adapt.data import ROWS, Batches, Labels, Nothing, Numbers, Rows, RowStream, loader_of, named, plain, recorded
 from etude.adapt.layers import Layered, install
 from etude.adapt.losses import outputs_of, predicts_next, row_losses, weighted_part
 from etude.adapt.run import TheirOwn, TrainerRun
@@ -37,7 +37,7 @@ class Adapter:
     grpo:   whether rows are prompts, each shown in a group and again for every step that its completions last.
     """
 
-    def __init__(self, trainer: Any, hooks: Hooks, domains: str | Sequence[Any] | np.ndarray | None) -> None:
+    def __init__(self, trainer: Any, hooks: Hooks, domains: Labels = None, difficulty: Numbers = None) -> None:
         args = trainer.args
         self.trainer, self.hooks, self.base = trainer, hooks, type(trainer)
         self.grpo = any(kind.__name__ == "GRPOTrainer" for kind in type(trainer).__mro__)
@@ -52,6 +52,7 @@ class Adapter:
                 lambda: self.base.get_train_dataloader(trainer),
                 repeat=trainer.num_generations if self.grpo else 1,
                 domains=domains,
+                difficulty=difficulty,
             )
             size = args.generation_batch_size // trainer.num_generations if self.grpo else args.train_batch_size
             drop = self.drives and (self.grpo or args.dataloader_drop_last)
@@ -161,8 +162,10 @@ class Adapter:
         else:
             if self.begun and not self.grpo and stream.stage() != self.run.stage:
                 return Nothing()
-            self._enter_stage()
+            entered = self._enter_stage()
             batch = stream.next()
+            if entered:
+                self.run.log_order()
             ids, data = batch.ids, batch.data
             if self.grpo:
                 self.repeated, self._held = ids, data
@@ -171,12 +174,12 @@ class Adapter:
         self.given.append(np.repeat(ids, rows.repeat))
         return data[ROWS] if ROWS in data else plain(data)
 
-    def _enter_stage(self) -> None:
-        """As etude's trainer does: the old stage ends, the sampler is given what it asks for, the new one begins."""
+    def _enter_stage(self) -> bool:
+        """As etude's trainer does: the old stage ends, the sampler is given what it asks for, the new one begins. Whether one does."""
         run = self.run
         stage = run.stream.stage()
         if stage is None or stage == run.stage:
-            return
+            return False
         if run.stage is not None:
             self.hooks.call("stage_end", run, run.stage)
         wanted = run.stream.sampler_wants()
@@ -185,6 +188,7 @@ class Adapter:
         if wanted is not None:
             run.stream.give_score(wanted, run.score(wanted.ids, batch_size=256))
         self.epoch(stage)
+        return True
 
     def epoch(self, stage: Stage) -> None:
         self.run.stage = stage

@@ -20,7 +20,8 @@ TRAINERS = "a transformers Trainer, or TRL's SFTTrainer or GRPOTrainer"
 
 
 def check_trainer(trainer: Any) -> None:
-    """Raises BadInput for what is no trainer, one of another kind, one that is adapted, or one of several processes."""
+    """Raises BadInput for what is no trainer, one of another kind, one that is adapted or has trained, or one of several
+    processes."""
     try:
         from transformers import Trainer
     except ImportError:
@@ -32,6 +33,10 @@ def check_trainer(trainer: Any) -> None:
     kinds = [kind.__name__ for kind in type(trainer).__mro__ if kind.__module__.startswith("trl.")]
     if kinds and kinds[0] not in ("SFTTrainer", "GRPOTrainer"):
         raise BadInput(f"{HERE}, trainer", f"a {kinds[0]}", TRAINERS)
+    if trainer.state.global_step:
+        raise BadInput(
+            f"{HERE}, trainer", f"one that has trained, {trainer.state.global_step} updates", "a trainer before `trainer.train()`"
+        )
     args = trainer.args
     if args.world_size > 1 or args.n_gpu > 1:
         raise BadInput(f"{HERE}, trainer", f"{max(args.world_size, args.n_gpu)} processes or devices", "one process on one device")

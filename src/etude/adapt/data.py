@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from etude.data.stream import DataStream
+from etude.engine.arguments import shown
+from etude.engine.protocols import Method
+from etude.engine.run import Run
 from etude.errors import BadInput, one_of
 
 OURS = ("tokens", "loss_mask", "lengths", "weights")
 """Names that etude's language data has beside those of transformers."""
+Labels = str | Sequence[Any] | np.ndarray | None
+Numbers = str | Callable[[Any], float] | Sequence[float] | np.ndarray | None
 ROWS = "rows"
 """Where a batch keeps rows that nothing has collated (GRPO's prompts)."""
 
@@ -41,25 +47,30 @@ def plain(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Rows:
-    """A trainer's training rows by number, collated by it. A `Source`; `Labelled` where it is given domains.
+    """A trainer's training rows by number, collated by it. A `Source`; `Labelled` where it is given domains, `Graded` where difficulties.
 
     loader:  makes the trainer's own DataLoader, which knows what columns stay and how rows are collated; called once, when needed.
     repeat:  how many times each row comes one after another (a group of GRPO).
-    domains: a column of the data set, or one label a row. Raises BadInput for neither.
+    domains: a column of the data set, or one label a row. difficulty: a column of numbers, one number a row, or a function of a row.
+    Raises BadInput for neither, naming the row.
     """
 
     def __init__(
-        self, dataset: Any, loader: Callable[[], Any], *, repeat: int = 1, domains: str | Sequence[Any] | np.ndarray | None = None
+        self, dataset: Any, loader: Callable[[], Any], *, repeat: int = 1, domains: Labels = None, difficulty: Numbers = None
     ) -> None:
         self.dataset, self.repeat = dataset, repeat
         self._make, self._loader = loader, None
         if domains is not None:
-            labels = _column(dataset, domains) if isinstance(domains, str) else list(domains)
+            labels = _column(dataset, domains, "domains") if isinstance(domains, str) else list(domains)
             if len(labels) != len(dataset):
                 raise BadInput("etude.adapt.hf, domains", f"{len(labels)} labels", f"one for each of {len(dataset)} rows")
+            if None in labels:
+                raise BadInput(f"etude.adapt.hf, domains, row {labels.index(None)}", "nothing", "a label")
             self.domain_names: Sequence[str] = tuple(dict.fromkeys(str(label) for label in labels))
             numbers = {name: k for k, name in enumerate(self.domain_names)}
             self.domains = np.array([numbers[str(label)] for label in labels], dtype=np.int64)
+        if difficulty is not None:
+            self.difficulty = _graded(dataset, difficulty)
 
     @property
     def loader(self) -> Any:
@@ -78,11 +89,39 @@ class Rows:
         return named(collated) if isinstance(collated, Mapping) else {ROWS: collated}
 
 
-def _column(dataset: Any, name: str) -> list[Any]:
+def _graded(dataset: Any, difficulty: str | Callable[[Any], float] | Sequence[float] | np.ndarray) -> np.ndarray:
+    place = "etude.adapt.hf, difficulty"
+    if isinstance(difficulty, str):
+        values = _column(dataset, difficulty, "difficulty")
+    elif callable(difficulty):
+        values = [difficulty(dataset[i]) for i in range(len(dataset))]
+    else:
+        values = list(difficulty)
+    if len(values) != len(dataset):
+        raise BadInput(place, f"{len(values)} numbers", f"one for each of {len(dataset)} rows")
+    for row, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+            raise BadInput(f"{place}, row {row}", shown(value), "a finite number")
+    return np.array(values, dtype=np.float64)
+
+
+def _column(dataset: Any, name: str, what: str) -> list[Any]:
     columns = list(getattr(dataset, "column_names", None) or (dataset[0] if isinstance(dataset[0], Mapping) else ()))
     if name not in columns:
-        raise one_of("etude.adapt.hf, domains", name, columns)
-    return list(dataset[name]) if hasattr(dataset, "column_names") else [row[name] for row in dataset]
+        raise one_of(f"etude.adapt.hf, {what}", name, columns)
+    return list(dataset[name]) if hasattr(dataset, "column_names") else [row.get(name) for row in dataset]
+
+
+class GivenOrder(Method):
+    """A sampler that one has, as the method that owns the order."""
+
+    slots = ("sampler",)
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def start(self, run: Run) -> None:
+        run.set_sampler(self.sampler)
 
 
 class RowStream(DataStream):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from etude.adapt.adapter import Adapter
-from etude.adapt.checks import check_methods, check_trainer
-from etude.engine.protocols import Method
+from etude.adapt.checks import HERE, check_methods, check_trainer
+from etude.adapt.data import GivenOrder, Labels, Numbers
+from etude.engine.arguments import typed
+from etude.engine.protocols import Method, Sampler
 
 T = TypeVar("T")
 
 
-def hf(trainer: T, methods: Sequence[Method] | Method = (), *, domains: str | Sequence[Any] | np.ndarray | None = None) -> T:
+@typed(f"{HERE}, ")
+def hf(
+    trainer: T,
+    methods: Sequence[Method] | Method = (),
+    *,
+    sampler: Sampler | None = None,
+    domains: Labels = None,
+    difficulty: Numbers = None,
+) -> T:
     """Applies methods to a trainer that one has built, in place, and returns it. Call it before `trainer.train()`.
 
     trainer: a `transformers.Trainer`, or TRL's `SFTTrainer` or `GRPOTrainer` (or a subclass), of one process on one device.
@@ -26,14 +34,19 @@ def hf(trainer: T, methods: Sequence[Method] | Method = (), *, domains: str | Se
              weights:   `batch` may add "weights" [B], which multiply each row's loss (GRPO: its advantage) and leave the divisor alone.
              surgery:   is done now, once: the model that the trainer has counts as the trained base, whatever share of the budget
                         the method would have waited for.
+    sampler: one of `etude.data.samplers`, for who wants an order without a method: `FixedMixture({"code": 1, "web": 3}, update_every=64)`,
+             `OnlineMixture(by_loss, update_every=64)`, `Curriculum(update_every=64)`.
     domains: for samplers that weigh domains: a column of the training rows, or one label a row.
+    difficulty: for samplers that go by it: a column of numbers, one number a row, or a function of a row.
+    What a sampler goes by (shares of domains, how far a curriculum has come) is in the trainer's logs.
     With no method every loss is the bare trainer's, bit for bit. The methods' state lies beside the trainer's checkpoints, in
     `checkpoint-N/etude`, and `resume_from_checkpoint` puts it back.
-    Raises BadInput for another trainer, several processes, a method of another slot, and for what a method refuses.
+    Raises BadInput for another trainer, one that has trained, several processes, a method of another slot, and for what a method refuses.
     """
     check_trainer(trainer)
-    hooks = check_methods(methods, trainer)
-    adapter = Adapter(trainer, hooks, domains)
+    given = [methods] if isinstance(methods, Method) else [*methods]
+    hooks = check_methods([*given, GivenOrder(sampler)] if sampler is not None else given, trainer)
+    adapter = Adapter(trainer, hooks, domains, difficulty)
     from etude.adapt.callback import adapt
 
     adapt(trainer, adapter)

@@ -41,10 +41,13 @@ def init(
 ) -> None:
     """Write a first recipe for your model and your rows, and show three of them with what is learnt marked."""
     from etude.generate import hub
+    from etude.papers.loading import load_methods, load_models
     from etude.recipe.starting import started
 
     with hub.offline(offline):
-        done = started(model, data, out, revision=revision, verifier=verifier, task=task)
+        done = started(
+            model, data, out, revision=revision, verifier=verifier, task=task, resolve=load_methods, models=load_models
+        )  # fmt: skip
     if json:
         print_json({**asdict(done), "path": str(out)})
         return

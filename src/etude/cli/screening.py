@@ -34,6 +34,7 @@ def screen(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs are kept, reused and reported.")] = Path("runs/screen"),
     plan: Annotated[bool, typer.Option("--plan", help="Say arms, runs, time and smallest detectable effect, and stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Go on where the plan is over an hour.")] = False,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="List methods that have not passed `etude check`.")] = False,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -43,7 +44,7 @@ def screen(
     from etude.screen.screening import Settings
     from etude.screen.screening import screen as start
 
-    settings = Settings(k=confirm, seeds=seeds, rates=_numbers(rates), rungs=rungs, d=d, metric=metric)
+    settings = Settings(k=confirm, seeds=seeds, rates=_numbers(rates), rungs=rungs, d=d, metric=metric, unchecked=unchecked)
     chosen = names(methods, "etude screen --methods")
     with hub.offline(offline):
         done = start(

@@ -67,6 +67,13 @@ def transformers_tokenizer(folder: str | Path) -> Any:
         raise BadInput(str(folder), f"{type(error).__name__}: {line[:160]}", "a tokenizer that transformers can load") from error
 
 
+def begin_of(inner: Any) -> tuple[int, str] | None:
+    """(id, text) of the token that a tokenizer of transformers' puts before a text (Llama's and Gemma's do); None where it puts none.
+    Chat templates write it themselves."""
+    token, text = inner.bos_token_id, inner.bos_token
+    return (token, text) if token is not None and inner("a")["input_ids"][:1] == [token] else None
+
+
 def rendered(said: Said, template: Template | None, where: str) -> list[Rendered]:
     """A row as one text, or as several where the template writes a turn differently once more follows (thoughts of earlier turns are left
     out, say): then each of the assistant's turns is learnt after just the text that the model reads before it says it.

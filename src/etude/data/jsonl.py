@@ -56,13 +56,16 @@ def parse_row(
     try:
         row = json.loads(line, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
     except json.JSONDecodeError as error:
-        raise BadInput(where, f"no JSON (character {error.pos + 1}: {error.msg})", "one JSON object a line") from None
+        raise BadInput(where, _no_json_at(line, error), "one JSON object a line" + _over_lines(line)) from None
     except ValueError:  # of Python's own limit, `sys.get_int_max_str_digits`
         raise BadInput(where, "a whole number of thousands of digits", "numbers that can be computed with") from None
     except RecursionError:
         raise BadInput(where, "lists or objects in each other, hundreds deep", "a JSON object of few levels") from None
     if not isinstance(row, dict):
-        raise BadInput(where, f"{KINDS.get(type(row), type(row).__name__)}", "a JSON object")
+        found = "nothing (null)" if row is None else KINDS.get(type(row), type(row).__name__)
+        raise BadInput(where, found, "one JSON object a line" + _over_lines(line))
+    if "\\ud" in line.lower() and (wrong := unwritable(row)):  # the escape of half a character, which no tokenizer takes
+        raise BadInput(f"{where}, field '{wrong[0]}'", wrong[1], "text of whole characters")
     for field, kind in required.items():
         if field not in row:
             raise BadInput(f"{where}, field '{field}'", "nothing", KINDS[kind])
@@ -74,6 +77,22 @@ def parse_row(
             if field not in required and field not in optional:
                 raise one_of(f"{where}, field", field, [*required, *optional])
     return row
+
+
+def _no_json_at(line: str, error: json.JSONDecodeError) -> str:
+    """What is wrong with a line, with the text that stands there."""
+    rest = line[error.pos :].strip()
+    if not rest:
+        return f"no JSON: the line ends before it does, after {line.strip()[-20:]!r}"
+    said = "a second value on the line" if error.msg == "Extra data" else error.msg[:1].lower() + error.msg[1:]
+    return f"no JSON at character {error.pos + 1}, {rest[:20]!r} ({said})"
+
+
+def _over_lines(line: str) -> str:
+    """More of what is expected, where a line begins as JSON that goes over several does."""
+    if line.lstrip().startswith("["):
+        return ", not one list of all"
+    return ", not an object over several lines" if line.strip() == "{" else ""
 
 
 def _fits(value: Any, kind: type) -> bool:

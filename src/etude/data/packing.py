@@ -7,12 +7,14 @@ Shapes: B rows, L = context + 1 tokens a row.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from etude.data.sources import DescribedSource, MixtureSource
 from etude.errors import BadInput
 
 PADDING = -1
@@ -78,11 +80,17 @@ class PackedSource:
             raise BadInput("data", f"{len(chosen)} documents of fewer than 2 tokens", "at least one document of 2 tokens or more")
         rows = best_fit(lengths, context + 1)
         order = np.argsort(rows, kind="stable")
+        self._documents = which[order]  # of each piece, an index into the documents taken
         self._starts, self._lengths = (offsets[chosen[which]] + starts)[order], lengths[order]
         self._first = np.searchsorted(rows[order], np.arange(rows.max() + 2))
 
     def __len__(self) -> int:
         return len(self._first) - 1
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """values [D], one for each document taken -> [N], each row's mean over its tokens."""
+        weighted = np.add.reduceat(np.asarray(values)[self._documents] * self._lengths, self._first[:-1])
+        return weighted / np.add.reduceat(self._lengths, self._first[:-1])
 
     @property
     def share_filled(self) -> float:
@@ -109,3 +117,54 @@ class PackedSource:
         documents.reshape(-1)[flat] = np.repeat(within, lengths)
         mask = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
         return {"tokens": torch.from_numpy(tokens), "document_ids": torch.from_numpy(documents), "loss_mask": torch.from_numpy(mask)}
+
+
+BANDS = 16
+"""Parts of rising difficulty that documents are packed in, so that what shares a row is about as difficult."""
+
+
+def packed(
+    corpus: Any,
+    context: int,
+    *,
+    documents: np.ndarray | None = None,
+    domains: Any = None,
+    names: Sequence[str] = (),
+    difficulty: Any = None,
+) -> Any:
+    """A `PackedSource`; with domains and difficulties of the documents taken, rows that have one of each.
+
+    domains: [D] indices into `names`, one for each document taken; a row holds documents of one domain. difficulty: [D] numbers; documents
+    of a domain are packed in `BANDS` parts of rising difficulty, and a row's is the mean over its tokens. Documents of one token are left
+    out. Raises BadInput as `PackedSource`, and for a domain that has nothing.
+    """
+    if domains is None and difficulty is None:
+        return PackedSource(corpus, context, documents=documents)
+    lengths = np.diff(np.asarray(corpus.offsets, dtype=np.int64))
+    numbers = np.arange(len(lengths)) if documents is None else np.asarray(documents)
+    owners = np.zeros(len(numbers), dtype=np.int64) if domains is None else np.asarray(domains)
+    parts: dict[str, Any] = {}
+    rows: list[np.ndarray] = []
+    grades: list[np.ndarray] = []
+    for k in np.unique(owners):
+        members = np.flatnonzero((owners == k) & (lengths[numbers] > 1))
+        if not len(members):
+            raise BadInput(
+                "data", f"nothing of two tokens or more in the domain '{names[k]}'" if names else "no such document", "some text"
+            )
+        bands = [members]
+        if difficulty is not None:
+            hardness = np.asarray(difficulty, dtype=np.float64)
+            bands = np.array_split(members[np.argsort(hardness[members], kind="stable")], min(BANDS, len(members)))
+        for band in bands:
+            part = PackedSource(corpus, context, documents=numbers[band])
+            parts[f"{k}/{len(parts)}"] = part
+            rows.append(np.full(len(part), k))
+            if difficulty is not None:
+                grades.append(part.means(np.asarray(difficulty)[band]))
+    return DescribedSource(
+        MixtureSource(parts),
+        domains=np.concatenate(rows) if domains is not None else None,
+        names=names,
+        difficulty=np.concatenate(grades) if grades else None,
+    )

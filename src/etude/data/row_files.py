@@ -73,6 +73,9 @@ def row_file(path: str | Path, where: str = "data.rows") -> RowFile:
         raise BadInput(where, f"{path}, which is not there", "a JSONL or Parquet file, or a folder of `datasets`")
     if place.suffix == ".parquet":
         return RowFile(str(path), (place,), "parquet")
+    if place.suffix == ".txt":
+        expected = "rows (.jsonl, .parquet); a recipe takes a text as `data.text`, with data.tokenizer = 'model' for a pretrained one"
+        raise BadInput(where, f"{path}, a plain text", expected)
     if place.suffix not in JSONL:
         raise BadInput(where, f"{path}, a file of another kind", "a name that ends in .jsonl or .parquet, or a folder of `datasets`")
     return RowFile(str(path), (place,), "jsonl")

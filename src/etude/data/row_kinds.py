@@ -87,6 +87,11 @@ def _both(prompt: Any, answer: Any, name: str, where: str, tools: list[Any] | No
         if not prompt:
             raise BadInput(f"{where}, field 'prompt'", "an empty text", "at least one character")
         return Said(prompt, _filled(answer, f"{where}, field '{name}'"))
+    if not isinstance(answer, list):
+        said_as = (
+            "messages, as prompt" if isinstance(prompt, list) else "a text" if isinstance(prompt, str) else "a text or a list of messages"
+        )
+        raise _wrong(f"{where}, field '{name}'", answer, said_as)
     turns = messages_of(row, name, where)
     before = messages_of(row, "prompt", where, empty=True)
     if not any(turn["role"] == "assistant" for turn in turns):

@@ -65,6 +65,10 @@ class RowStore:
         return len(self.lines) // self.rows_each
 
 
+Around = tuple[int | None, int | None]
+"""The ids before and after a text."""
+
+
 class Encode(Protocol):
     """Rows -> (ids, said) of each."""
 
@@ -72,11 +76,11 @@ class Encode(Protocol):
 
 
 class RowEncoder:
-    """Texts as ids without special tokens but those that they spell; `end` follows a text that is not closed. Batches use all threads of
-    `tokenizers`. masked: whether what is said is asked for."""
+    """Texts as ids without special tokens but those that they spell; `begin` stands before a text that no template has rendered, `end`
+    after it. Batches use all threads of `tokenizers`. masked: whether what is said is asked for."""
 
-    def __init__(self, tokenizer: Tokenizer, end: int | None = None, *, masked: bool = True) -> None:
-        self.tokenizer, self.end, self.masked = tokenizer, end, masked
+    def __init__(self, tokenizer: Tokenizer, end: int | None = None, *, begin: int | None = None, masked: bool = True) -> None:
+        self.tokenizer, self.end, self.begin, self.masked = tokenizer, end, begin, masked
         self.inner: FastTokenizer | None = None
         self.words: WordCache | None = None
         if isinstance(tokenizer, BytePairs):
@@ -122,21 +126,28 @@ class RowEncoder:
         return np.concatenate(ids), np.concatenate(own)
 
     def _closed(self, row: Rendered, ids: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if row.closed or self.end is None or (len(ids) and ids[-1] == self.end):
+        if row.closed:
+            return ids, own
+        if self.begin is not None and not (len(ids) and ids[0] == self.begin):
+            ids, own = np.insert(ids, 0, self.begin), np.insert(own, 0, False) if self.masked else own
+        if self.end is None or (len(ids) and ids[-1] == self.end):
             return ids, own
         return np.append(ids, np.uint32(self.end)), np.append(own, True) if self.masked else own
 
 
-def stored(file: RowFile, tokenizer: Tokenizer, *, template: Template | None = None, end: int | None = None) -> RowStore:
-    """The rows of a file as memory-mapped tokens. end: the id that closes a text (templates close conversations themselves).
+def stored(
+    file: RowFile, tokenizer: Tokenizer, *, template: Template | None = None, begin: int | None = None, end: int | None = None
+) -> RowStore:
+    """The rows of a file as memory-mapped tokens. begin, end: the ids that stand around a text (templates write their own).
 
     Raises BadInput naming the file, the line and the field for what `row_kinds` and `chat` refuse; also for a file without rows.
     """
     digest = file.sha256()
     made_of = [FORMAT, digest, file.form, end, hashlib.sha256(tokenizer.to_json().encode()).hexdigest(), template.text if template else ""]
+    made_of += [] if begin is None else [begin]
     folder = cache_folder() / "rows" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     if not (folder / "header.json").exists():
-        _write(folder, file, tokenizer, template, end, digest)
+        _write(folder, file, tokenizer, template, (begin, end), digest)
     return _opened(folder, file)
 
 
@@ -154,12 +165,12 @@ def _opened(folder: Path, file: RowFile) -> RowStore:
     return RowStore(file, header["kind"], header["vocab"], tokens, own, offsets, rows[:, 1], header["sha256"])
 
 
-def _write(folder: Path, file: RowFile, tokenizer: Tokenizer, template: Template | None, end: int | None, digest: str) -> None:
+def _write(folder: Path, file: RowFile, tokenizer: Tokenizer, template: Template | None, around: Around, digest: str) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         try:
-            header = _fill(temporary, file, tokenizer, template, end) | {"sha256": digest}
+            header = _fill(temporary, file, tokenizer, template, around) | {"sha256": digest}
             with (temporary / "header.json").open("w", encoding="utf-8") as out:
                 json.dump(header, out, indent=1)
                 out.flush()
@@ -176,12 +187,12 @@ def _write(folder: Path, file: RowFile, tokenizer: Tokenizer, template: Template
             raise BadInput(str(folder), found, "a folder that can be written; $ETUDE_CACHE names another") from error
 
 
-def _fill(folder: Path, file: RowFile, tokenizer: Tokenizer, template: Template | None, end: int | None) -> dict[str, Any]:
+def _fill(folder: Path, file: RowFile, tokenizer: Tokenizer, template: Template | None, around: Around) -> dict[str, Any]:
     kind, encode, dtype = "", None, dtype_for(tokenizer.vocab)
     num_tokens = num_rows = 0
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "said.bin").open("wb") as own, (folder / "rows.bin").open("wb") as ends:
         for kind, texts, lines in _batches(file, template):
-            encode = encode or RowEncoder(tokenizer, end, masked=kind != "text")
+            encode = encode or RowEncoder(tokenizer, around[1], begin=around[0], masked=kind != "text")
             pairs = encode(texts)
             lengths = np.array([len(ids) for ids, _ in pairs], dtype="<i8")
             tokens.write(np.concatenate([ids for ids, _ in pairs]).astype(dtype).tobytes())

@@ -126,6 +126,8 @@ class MixtureSource:
         sizes = [len(p) for p in self.parts]
         self.ends = np.cumsum(sizes)
         self.domains = np.repeat(np.arange(len(sizes)), sizes)
+        if all(hasattr(part, "difficulty") for part in self.parts):
+            self.difficulty = np.concatenate([part.difficulty for part in self.parts])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -195,9 +197,40 @@ class SubsetSource:
             raise BadInput("data", "no samples", "at least one")
         if hasattr(source, "domains"):
             self.domains, self.domain_names = source.domains[self.ids], source.domain_names
+        if hasattr(source, "difficulty"):
+            self.difficulty = source.difficulty[self.ids]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def get(self, ids: np.ndarray) -> dict[str, Tensor]:
         return self.source.get(self.ids[np.asarray(ids)])
+
+
+class DescribedSource:
+    """A source's samples with a domain, a difficulty, or both: `DescribedSource(source, domains=labels, difficulty=numbers)`.
+
+    domains: one label a sample, of any kind that has a name; `domain_names` are in the order in which they first come. Or, with `names`,
+    [N] indices into these. difficulty: [N] numbers, higher is harder. What is not given, it does not have, whatever `source` has.
+    Raises BadInput where there is not one for each sample.
+    """
+
+    def __init__(self, source: Any, *, domains: Any = None, names: Sequence[str] = (), difficulty: Any = None) -> None:
+        self.source = source
+        for what, values in (("domains", domains), ("difficulty", difficulty)):
+            if values is not None and len(values) != len(source):
+                raise BadInput(f"data.{what}", f"{len(values)} of them", f"one for each of {len(source)} samples")
+        if domains is not None:
+            self.domain_names: Sequence[str] = tuple(names) or tuple(dict.fromkeys(str(label) for label in domains))
+            numbers = {name: k for k, name in enumerate(self.domain_names)}
+            self.domains = np.asarray(domains if names else [numbers[str(label)] for label in domains], dtype=np.int64)
+        if difficulty is not None:
+            self.difficulty = np.asarray(difficulty, dtype=np.float64)
+        if hasattr(source, "longest"):
+            self.longest = source.longest
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def get(self, ids: np.ndarray) -> dict[str, Tensor]:
+        return self.source.get(ids)

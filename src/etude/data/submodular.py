@@ -19,21 +19,39 @@ import numpy as np
 from etude.errors import BadInput
 
 
-def cosine_similarities(embeddings: np.ndarray) -> np.ndarray:
-    """embeddings [N, D] -> [N, N] float64 in [0, 1]: (1 + cosine) / 2, so that none is negative, which monotony needs.
-
-    Raises BadInput for entries that are not finite and for rows of zeros, which have no direction.
-    """
+def checked_embeddings(embeddings: np.ndarray) -> np.ndarray:
+    """[N, D] as float64. Raises BadInput for another shape, entries that are not finite, and rows of zeros, which have no direction."""
     embeddings = np.asarray(embeddings, dtype=np.float64)
     if embeddings.ndim != 2 or not embeddings.size:
         raise BadInput("embeddings", f"shape {list(embeddings.shape)}", "one row of numbers an item")
     if not np.isfinite(embeddings).all():
         raise BadInput("embeddings", f"NaN or Inf in row {int(np.flatnonzero(~np.isfinite(embeddings).all(1))[0])}", "finite numbers")
-    sizes = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if not sizes.all():
-        raise BadInput("embeddings", f"only zeros in row {int(np.flatnonzero(sizes == 0)[0])}", "a direction")
-    unit = embeddings / sizes
-    return ((1 + unit @ unit.T) / 2).clip(0, 1)
+    zeros = ~embeddings.any(1)
+    if zeros.any():
+        raise BadInput("embeddings", f"only zeros in row {int(np.flatnonzero(zeros)[0])}", "a direction")
+    return embeddings
+
+
+def cosine_similarities(embeddings: np.ndarray) -> np.ndarray:
+    """embeddings [N, D] -> [N, N] float64 in [0, 1]: (1 + cosine) / 2, so that none is negative, which monotony needs.
+
+    Raises BadInput as `checked_embeddings` does.
+    """
+    return ((1 + _cosines(embeddings)) / 2).clip(0, 1)
+
+
+def positive_cosines(embeddings: np.ndarray) -> np.ndarray:
+    """embeddings [N, D] -> [N, N] float64 in [0, 1]: cosines, with 0 for those below: who is opposite serves nobody.
+
+    In a facility location that is what negative similarities come to where an item that nobody serves counts 0.
+    """
+    return _cosines(embeddings).clip(0, 1)
+
+
+def _cosines(embeddings: np.ndarray) -> np.ndarray:
+    embeddings = checked_embeddings(embeddings)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return unit @ unit.T
 
 
 class SetFunction(Protocol):
@@ -222,17 +240,19 @@ def select_in_partitions(
     rng: np.random.Generator,
     make: Callable[[np.ndarray], SetFunction] = FacilityLocation,
     choose: Callable[[SetFunction, int], Selection] = lazy_greedy,
+    similarities: Callable[[np.ndarray], np.ndarray] = cosine_similarities,
 ) -> list[Selection]:
     """A selection in each of `parts` random parts, of `share` of the items in all; one part's similarities in memory at a time.
 
-    embeddings: [N, D]. make: of a part's similarities. choose: the way of choosing.
+    embeddings: [N, D]. make: of a part's similarities. choose: the way of choosing. Raises BadInput as these and `partitions` do.
     """
+    embeddings = checked_embeddings(embeddings)
     members = partitions(len(embeddings), parts, rng)
     found = []
     for part, budget in zip(members, budgets([len(p) for p in members], share), strict=True):
         if not budget:
             found.append(Selection(part[:0], np.zeros(0)))
             continue
-        inside = choose(make(cosine_similarities(embeddings[part])), budget)
+        inside = choose(make(similarities(embeddings[part])), budget)
         found.append(Selection(part[inside.items], inside.gains))
     return found

@@ -66,11 +66,15 @@ class TextFile:
     path: Path
     sha256: str
     characters: int
+    whole: bool = False
+    """Whether its documents stay whole without a separator too."""
 
     @classmethod
     def scan(cls, path: str | Path) -> TextFile:
-        """Reads it once, in pieces. Raises BadInput as `read_text`."""
+        """Reads it once, in pieces. Raises BadInput as `read_text`. A folder is a `TextFolder`."""
         path = Path(path)
+        if path.is_dir():
+            return TextFolder.of(path)
         digest, characters, blank = hashlib.sha256(), 0, True
         for piece in text_pieces(path):
             digest.update(piece.encode())
@@ -104,6 +108,57 @@ class TextFile:
                 yield before, iter([document])
                 before += len(document) + len(separator)
         yield before, iter([kept])
+
+
+ENDINGS = (".txt", ".md", ".text")
+
+
+def texts_in(folder: Path) -> list[Path]:
+    """The text files below a folder, by path; hidden ones are left out."""
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def parts_of(folder: Path, where: str) -> tuple[str, ...]:
+    """The folders inside, each of which holds the texts of one domain; empty where the texts lie in the folder itself.
+
+    Raises BadInput where there are both, or a folder without texts.
+    """
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    beside = [p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file()]
+    if inside and beside:
+        raise BadInput(where, f"{beside[0]} beside the folder {inside[0].name}", "texts, or a folder of texts for each domain")
+    empty = next((p for p in inside if not texts_in(p)), None)
+    if empty is not None or not (inside or beside):
+        raise BadInput(where, f"{empty or folder}, a folder without texts", f"files that end in {', '.join(ENDINGS)}")
+    return tuple(p.name for p in inside)
+
+
+@dataclass(frozen=True)
+class TextFolder(TextFile):
+    """The text files below a folder, in the order of their paths, each a document (or several, with a separator)."""
+
+    files: tuple[TextFile, ...] = ()
+    whole: bool = True
+
+    @classmethod
+    def of(cls, path: Path) -> TextFolder:
+        """Reads every file once. Raises BadInput as `read_text` for one of them, and for a folder without texts."""
+        files = tuple(TextFile.scan(p) for p in texts_in(path))
+        if not files:
+            raise BadInput(str(path), "a folder without texts", f"files that end in {', '.join(ENDINGS)}")
+        digest = hashlib.sha256("".join(f"{f.path.relative_to(path)} {f.sha256}\n" for f in files).encode())
+        return cls(path, digest.hexdigest(), sum(f.characters for f in files), files=files)
+
+    def alphabet(self) -> str:
+        return "".join(sorted({c for file in self.files for c in file.alphabet()}))
+
+    def documents(self, separator: str = "") -> Iterator[tuple[int, Iterator[str]]]:
+        done = 0
+        for file in self.files:
+            for before, pieces in file.documents(separator):
+                yield done + before, pieces
+            done += file.characters
 
 
 def _cut_safely(pieces: Iterator[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer as _Tokenizer
@@ -113,13 +113,55 @@ class BytePairs:
         return cls(inner)
 
     def encode(self, text: str) -> np.ndarray:
-        return np.array(self.inner.encode(text, add_special_tokens=False).ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
+        try:
+            ids = self.inner.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            text.encode()  # half a character is what the library means: UnicodeEncodeError, as of the other kinds
+            raise
+        return np.array(ids, dtype=np.uint16 if self.vocab <= 65536 else np.uint32)
 
     def decode(self, ids: np.ndarray) -> str:
         return self.inner.decode([int(i) for i in ids])
 
     def to_json(self) -> str:
         return json.dumps({"kind": "bpe", "inner": json.loads(self.inner.to_str())})
+
+
+class Marked:
+    """A tokenizer with reserved ids after its own, one for each of `marks`: texts that stand for them. A text that holds one is
+    read as holding the mark, so that a prompt may; training data is encoded by `inner`, which makes none.
+
+    Raises BadInput for marks that are empty or come twice.
+    """
+
+    name = "marked"
+
+    def __init__(self, inner: Tokenizer, marks: Sequence[str]) -> None:
+        if not marks or not all(marks) or len(set(marks)) < len(marks):
+            raise BadInput("tokenizer.marks", repr(tuple(marks)), "at least one text, all different")
+        self.inner, self.marks = inner, tuple(marks)
+        self.vocab = inner.vocab + len(self.marks)
+        self._split = re.compile("(" + "|".join(map(re.escape, sorted(self.marks, key=len, reverse=True))) + ")")
+
+    def encode(self, text: str) -> np.ndarray:
+        parts = [
+            np.array([self.inner.vocab + self.marks.index(part)]) if number % 2 else self.inner.encode(part)
+            for number, part in enumerate(self._split.split(text))
+            if part
+        ]
+        return np.concatenate(parts).astype(np.uint16 if self.vocab <= 65536 else np.uint32) if parts else np.zeros(0, dtype=np.uint16)
+
+    def decode(self, ids: np.ndarray) -> str:
+        ids = np.asarray(ids, dtype=np.int64)
+        texts, place = [], 0
+        for at in [*np.flatnonzero(ids >= self.inner.vocab), len(ids)]:
+            texts.append(self.inner.decode(ids[place:at]))
+            texts.append(self.marks[ids[at] - self.inner.vocab] if at < len(ids) else "")
+            place = at + 1
+        return "".join(texts)
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "marked", "marks": list(self.marks), "inner": json.loads(self.inner.to_json())})
 
 
 def byte_characters() -> list[str]:
@@ -137,18 +179,27 @@ def load(path: Path) -> Tokenizer:
     """Reads what `save` wrote. Raises BadInput for anything else."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        match document["kind"]:
-            case "byte":
-                return Bytes()
-            case "character":
-                return Characters(document["alphabet"], document.get("words", ()))
-            case "bpe":
-                return BytePairs(_Tokenizer.from_str(json.dumps(document["inner"])))
+        if (found := _from_json(document)) is not None:
+            return found
     except FileNotFoundError as error:
         raise BadInput(str(path), "no such file", "a tokenizer") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # tokenizers raises nothing more precise
         raise BadInput(str(path), "content that is no tokenizer of etude", "a file that `tokenizers.save` wrote") from error
     raise BadInput(str(path), f"kind '{document['kind']}'", "byte, character or bpe")
+
+
+def _from_json(document: dict[str, Any]) -> Tokenizer | None:
+    match document["kind"]:
+        case "byte":
+            return Bytes()
+        case "character":
+            return Characters(document["alphabet"], document.get("words", ()))
+        case "bpe":
+            return BytePairs(_Tokenizer.from_str(json.dumps(document["inner"])))
+        case "marked":
+            inner = _from_json(document["inner"])
+            return None if inner is None else Marked(inner, document["marks"])
+    return None
 
 
 def make(kind: str, text: str, vocab: int = 1024) -> Tokenizer:

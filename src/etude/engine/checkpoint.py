@@ -128,7 +128,7 @@ def latest(folder: Path) -> tuple[Path, list[str]]:
         if problem is None:
             return path, passed
         passed.append(f"{path.name}: {problem}")
-    raise BadInput(str(folder), "; ".join(passed) or "no checkpoint", "at least one complete checkpoint to resume from")
+    raise BadInput(str(folder), "; ".join(passed) or "no checkpoint", "at least one complete checkpoint")
 
 
 def _problem(path: Path) -> str | None:

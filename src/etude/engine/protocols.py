@@ -144,11 +144,19 @@ class Labelled(Protocol):
     domain_names: Sequence[str]
 
 
+@runtime_checkable
+class Graded(Protocol):
+    """A source that knows how difficult each sample is: `difficulty` [N] float64, higher is harder."""
+
+    difficulty: np.ndarray
+
+
 class Sampler(Protocol):
     """Decides which samples a stage shows, in which order. Owns the trainer's `sampler` slot.
 
     plan(stage, source, rng) -> [n] int64 ids for stage number `stage` (n > 0); `rng` is derived by name, so that a plan
-    depends on (seed, stage) and on the state, not on what was drawn before.
+    depends on (seed, stage) and on the state, not on what was drawn before. A sampler may have `report() -> {name: number}`, which is
+    logged with the first update of each stage (the shares of a mixture, how far a curriculum has come).
     """
 
     def plan(self, stage: int, source: Source, rng: np.random.Generator) -> np.ndarray: ...

@@ -1,15 +1,16 @@
-"""How a run ends: with a result, or stopped by one of three errors."""
+"""How a run ends: with a result, or stopped by one of three errors, and what in the data one of them came from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
 from torch import nn
 
 from etude.engine.ledger import Ledger
-from etude.engine.protocols import Metrics
-from etude.errors import one_of
+from etude.engine.protocols import Batch, Metrics
+from etude.errors import numbered, one_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,6 +27,19 @@ class NonFinite(ArithmeticError):
         tries = f"{'a lower learning rate may help, or ' * (step > 0)}look at the data"
         wanted = "data of finite numbers" if cause else f"finite numbers: {tries}"
         super().__init__(f"step {step + 1}: found {found}, expected {wanted}; weights are as after step {step}")
+
+
+def not_finite(batches: list[Batch]) -> str:
+    """ "x of samples 3 and 7", the first tensor of the batches that holds NaN or infinity; "" where none does."""
+    for name in batches[0].data:
+        samples: list[int] = []
+        for batch in batches:
+            values = batch.data.get(name)
+            if values is not None and values.is_floating_point() and values.numel() and len(values) == len(batch):
+                samples += batch.ids[(~torch.isfinite(values)).reshape(len(batch), -1).any(1).cpu().numpy()].tolist()
+        if samples:
+            return f"{name} of {numbered('sample', samples)}"
+    return ""
 
 
 class DataEnded(RuntimeError):

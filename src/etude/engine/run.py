@@ -89,6 +89,12 @@ class Run:
         """Adds a number to this step's line of `metrics.jsonl`."""
         self.metrics_log.add(name, value)
 
+    def log_order(self) -> None:
+        """Logs what the stream's sampler has made its last plan by, where it tells (`report`)."""
+        report = getattr(getattr(self.stream, "sampler", None), "report", None)
+        for name, value in (report() if report is not None else {}).items():
+            self.log(name, value)
+
     def set_sampler(self, sampler: Sampler) -> None:
         """Gives the stream its sampler; only the owner of the slot `sampler` does this, at `start`. Raises BadInput without one."""
         if "sampler" not in self.hooks.owner:

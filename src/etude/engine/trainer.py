@@ -19,15 +19,15 @@ from etude.engine.device import pick_device
 from etude.engine.fitting import fitted
 from etude.engine.folder import RunFolder, held
 from etude.engine.hooks import Hooks, owned
-from etude.engine.ledger import Budget
+from etude.engine.ledger import Budget, Ledger
 from etude.engine.metrics import MetricsLog
 from etude.engine.optim import AdamW, OptimizerSpec, selected
 from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Objective, Output, Stream
-from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult
+from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult, not_finite
 from etude.engine.run import Run
 from etude.engine.schedule import Cosine, Schedule
 from etude.engine.trackers import Mirror, check_trackers
-from etude.errors import BadInput, choice, numbered, one_of
+from etude.errors import BadInput, choice, one_of
 
 __all__ = ["DataEnded", "Interrupted", "NonFinite", "RunResult", "Trainer"]
 
@@ -65,6 +65,9 @@ class Trainer(Generic[M]):
 
     config: Mapping[str, Any] = {}
     """What trackers show of the run: plain values by name."""
+
+    prepared: Ledger | None = None
+    """What making the data has cost (scoring samples, say): charged before the first update of a run that begins."""
 
     @typed("")
     def __init__(
@@ -180,6 +183,7 @@ class Trainer(Generic[M]):
             result = RunResult(model=self.model, metrics={}, history=run.history, ledger=run.ledger, steps=0, parameters=0)
             result.set_aside = str(folder.aside or "") if folder is not None else ""
             started, before = time.perf_counter(), 0.0
+            cost = 0.0  # of the last update, in the budget's units
             if isinstance(self.stream, Bound):
                 log.open("timing.jsonl")
                 self.stream.bind(run)
@@ -189,9 +193,14 @@ class Trainer(Generic[M]):
                 log.cut({})
             if folder is not None and resume:
                 path, result.passed_over = checkpoint.latest(folder.checkpoints)
-                saving.restore(run, checkpoint.load(path), self._parts, str(self.folder))
+                state = checkpoint.load(path)
+                saving.restore(run, state, self._parts, str(self.folder))
                 result.resumed_from, before = path.name, run.ledger.total("seconds")
+                cost = state.get("cost", 0.0)  # a run that had ended has ended: less than half an update's worth is left
             else:
+                if self.prepared is not None:  # its seconds passed before this clock began
+                    run.ledger.merge(self.prepared)
+                    before = self.prepared.total("seconds")
                 if self.evaluators:
                     self._evaluate(run, 0.0)
                 if self.steer:
@@ -201,9 +210,8 @@ class Trainer(Generic[M]):
                     run.micro_batch = found.rows
                     log.write({"event": "micro_batch", "rows": found.rows, "of": found.of, "how": found.how})
             result.micro_batch = run.micro_batch
-            cost = 0.0  # of the last update, in the budget's units
             run.model.train()
-            while self.budget.limit - self.budget.spent(run.ledger) > 0.5 * cost:
+            while self._left(run) > 0.5 * cost:
                 spent, seconds = self.budget.spent(run.ledger), run.ledger.of("seconds")
                 self._update(run)
                 if folder is not None:
@@ -212,20 +220,20 @@ class Trainer(Generic[M]):
                 if isinstance(self.stream, Bound):
                     log.times(run.step, seconds, run.ledger.of("seconds"))
                 cost = self.budget.spent(run.ledger) - spent
-                share, previous = run.share, spent / self.budget.limit
-                done = self.budget.limit - self.budget.spent(run.ledger) <= 0.5 * cost
+                previous = spent / self.budget.limit
+                if self.steer and self._left(run) > 0.5 * cost and _crossed(previous, run.share, self.steer_every):
+                    self._steer(run)  # first, for it is charged: what it spends may end the run, or pass other marks
+                share, done = run.share, self._left(run) <= 0.5 * cost
                 if self.progress is not None:
                     self.progress(min(share, 1.0), self._loss)
                 stop = run.stop_requested or self._stop  # read once: a signal may come between the checkpoint and the end
                 keep = folder is not None and (done or stop or _crossed(previous, share, self.checkpoint_every))
                 if done or keep:
                     self._check_weights(run)
-                if self.steer and not done and _crossed(previous, share, self.steer_every):
-                    self._steer(run)
                 if self.evaluators and (done or _crossed(previous, share, self.evaluate_every)):
                     self._evaluate(run, run.ledger.total("seconds"))
                 if folder is not None and keep:
-                    checkpoint.save(folder.checkpoints, run.step, saving.state_of(run, self._parts), self.keep_checkpoints)
+                    checkpoint.save(folder.checkpoints, run.step, saving.state_of(run, self._parts) | {"cost": cost}, self.keep_checkpoints)
                     folder.keep()
                 if stop and not done:
                     raise Interrupted(f"stopped after step {run.step} at {share:.0%} of the budget")
@@ -240,6 +248,9 @@ class Trainer(Generic[M]):
         result.parameters = sum(p.numel() for p in run.model.parameters())
         return result
 
+    def _left(self, run: Run) -> float:
+        return self.budget.limit - self.budget.spent(run.ledger)
+
     def _update(self, run: Run) -> None:
         """One update: `accumulate` micro-batches of one stage, then the optimizer's step."""
         share_before = run.share
@@ -250,12 +261,13 @@ class Trainer(Generic[M]):
         for micro_batch in range(self.accumulate):
             if micro_batch and run.stream.stage() != run.stage:
                 break
-            if not micro_batch:
-                self._enter_stage(run)
+            entered = not micro_batch and self._enter_stage(run)
             try:
                 batch = run.stream.next().to(self.device)
             except StopIteration:
                 raise self._ended(run) from None
+            if entered:
+                run.log_order()
             run.metrics_log.order(batch.ids)
             taken.append(run.train_on(batch, micro_batch, self.accumulate > 1))
         names = {batch.optimizer for batch, _ in taken}
@@ -315,7 +327,7 @@ class Trainer(Generic[M]):
         values = torch.stack([norm, *(output.loss.detach().to(norm.dtype) for _, output in taken)]).tolist()
         if all(math.isfinite(v) for v in values):
             return values[0]
-        cause = _not_finite([batch for batch, _ in taken])
+        cause = not_finite([batch for batch, _ in taken])
         if not all(math.isfinite(v) for v in values[1:]):
             raise NonFinite(run.step, "the loss", cause)
         for name, parameter in stepped.items():
@@ -330,12 +342,13 @@ class Trainer(Generic[M]):
             bad = next((n for n, p in weights.items() if not bool(torch.isfinite(p).all())), "the weights' norm")
             raise NonFinite(run.step, bad)
 
-    def _enter_stage(self, run: Run) -> None:
+    def _enter_stage(self, run: Run) -> bool:
+        """Whether the next batch is the first of its stage."""
         stage = run.stream.stage()
         if stage is None:
             raise self._ended(run)
         if stage == run.stage:
-            return
+            return False
         if run.stage is not None:
             self.hooks.call("stage_end", run, run.stage)
         wanted = run.stream.sampler_wants()
@@ -345,6 +358,7 @@ class Trainer(Generic[M]):
             run.stream.give_score(wanted, run.score(wanted.ids, batch_size=256))
         run.stage = stage
         self.hooks.call("stage_start", run, stage)
+        return True
 
     def _ended(self, run: Run) -> DataEnded:
         return DataEnded(f"the data ended at step {run.step} with {run.share:.1%} of the budget spent; repeat it or ask for less")
@@ -380,19 +394,6 @@ class Trainer(Generic[M]):
             "clip": self.clip,
             "accumulate": self.accumulate if self.micro_batch is None else [self.accumulate, self.micro_batch],
         }
-
-
-def _not_finite(batches: list[Batch]) -> str:
-    """ "x of samples 3 and 7", the first tensor of the batches that holds NaN or infinity; "" where none does."""
-    for name in batches[0].data:
-        samples: list[int] = []
-        for batch in batches:
-            values = batch.data.get(name)
-            if values is not None and values.is_floating_point() and values.numel() and len(values) == len(batch):
-                samples += batch.ids[(~torch.isfinite(values)).reshape(len(batch), -1).any(1).cpu().numpy()].tolist()
-        if samples:
-            return f"{name} of {numbered('sample', samples)}"
-    return ""
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

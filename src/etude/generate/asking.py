@@ -13,6 +13,7 @@ import random
 import socket
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -53,6 +54,15 @@ class Client:
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise BadInput("server", repr(url), "an address that begins with http:// or https://")
+        try:
+            parts = urllib.parse.urlsplit(url)
+            if not parts.hostname or (parts.port is None and parts.netloc.endswith(":")) or not url.isprintable() or " " in url:
+                raise ValueError
+            parts.hostname.encode("idna")
+        except ValueError:
+            raise BadInput("server", repr(url), "an address, http://HOST:PORT/v1") from None
+        if not (key.isascii() and key.isprintable()):  # what http.client would say of it holds the key
+            raise BadInput("server, key", "a line end, or a character that no header takes", "a key of printable ASCII")
         if not 0 < timeout < float("inf") or attempts < 1 or parallel < 1:
             raise BadInput("server", f"timeout {timeout}, attempts {attempts}, parallel {parallel}", "a time above 0, both numbers >= 1")
         self.url, self._key, self.timeout, self.attempts, self.parallel = url.rstrip("/"), key, timeout, attempts, parallel

@@ -58,6 +58,11 @@ class Uniforms:
         return self._drawn[:, position - self._start]
 
 
+def exact(logits: Tensor) -> Tensor:
+    """In float32 or finer: a softmax in half precision is off by 1e-2."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """tokens: [B]. logprobs: [B] of the full softmax at the temperature (at 1 where that is 0). kept: [B, V] boolean, or None."""
@@ -80,7 +85,11 @@ def kept_tokens(logprobs: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> Drawn:
-    """One token a row. logits: [B, V]; uniforms: [B] float64, not looked at by greedy decoding (which may pass None)."""
+    """One token a row. logits: [B, V]; uniforms: [B] float64, not looked at by greedy decoding (which may pass None).
+
+    Computed in float32 or finer, as the trainer does, whatever the logits' type.
+    """
+    logits = exact(logits)
     if not sampling.temperature or uniforms is None:
         tokens = logits.argmax(-1)
         return Drawn(tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1), None)

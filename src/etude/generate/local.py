@@ -24,7 +24,7 @@ from etude.engine.ledger import Ledger
 from etude.engine.protocols import Completion, Sampling
 from etude.errors import BadInput
 from etude.generate.decoding import Decoding
-from etude.generate.drawing import check
+from etude.generate.drawing import check, exact
 from etude.generate.prompts import check_lengths, ids_of, ids_or_default, in_batches
 from etude.generate.states import decoder_of, logits_at, vocabulary
 from etude.generate.step_cost import StepCost
@@ -175,7 +175,7 @@ class LocalGenerator:
         for row, (r, c) in enumerate(zip(read, after, strict=True)):
             places[row, : len(c)] = np.arange(len(r) - len(c), len(r))
             targets[row, : len(c)] = c
-        logits = logits_at(self.model, tokens, torch.from_numpy(places).to(device))
+        logits = exact(logits_at(self.model, tokens, torch.from_numpy(places).to(device)))
         logprobs = (logits / temperature).log_softmax(-1).gather(2, torch.from_numpy(targets).to(device)[..., None])[..., 0]
         scores = logprobs.float().cpu().numpy()
         return [scores[i, : len(c)].copy() for i, c in enumerate(after)]

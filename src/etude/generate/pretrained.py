@@ -27,6 +27,7 @@ from etude.engine.device import evaluating
 from etude.errors import BadInput, nearest
 from etude.nn.decoding import align_ends, check_rewind
 from etude.nn.lora import frozen
+from etude.nn.transformer import prefix_mask
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 """Architectures (`model_type`) that are tested; others work where transformers has them as causal language models."""
@@ -58,11 +59,17 @@ class Pretrained(nn.Module):
         self.end_tokens: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
         self._check_head()
 
-    def forward(self, tokens: Tensor, document_ids: Tensor | None = None) -> dict[str, Tensor]:
-        """tokens: [B, T] ids. document_ids: [B, T]; positions look only at their own document, and count from its beginning."""
+    def forward(self, tokens: Tensor, document_ids: Tensor | None = None, prefix: Tensor | None = None) -> dict[str, Tensor]:
+        """tokens: [B, T] ids. document_ids: [B, T]; positions look only at their own document, and count from its beginning.
+        prefix: [B, T], True where attention is mutual. Raises BadInput for one on more tokens than a sliding window of attention holds."""
         # transformers takes a position that does not follow the one before for the beginning of another document, and masks it.
-        positions = None if document_ids is None else positions_within(document_ids)
-        return {"hidden": self.inner.base_model(input_ids=tokens, position_ids=positions, use_cache=False).last_hidden_state}
+        more: dict[str, Any] = {"position_ids": None if document_ids is None else positions_within(document_ids)}
+        if prefix is not None:
+            window = getattr(self.inner.config.get_text_config(), "sliding_window", None)
+            if window is not None and tokens.shape[1] > window:
+                raise BadInput("model", f"attention of a sliding window of {window}", f"one of at least the {tokens.shape[1]} tokens read")
+            more["attention_mask"] = prefix_mask(prefix, document_ids)
+        return {"hidden": self.inner.base_model(input_ids=tokens, use_cache=False, **more).last_hidden_state}
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.output_layer(hidden)
@@ -184,7 +191,7 @@ def check_folder(folder: str | Path, where: str) -> None:
         raise BadInput(f"{where}/config.json", "code of its own (auto_map)", "an architecture that transformers itself has")
     if not list(path.glob("*.safetensors")):
         found = "pickle files alone" if list(path.glob("*.bin")) else "no weights"
-        raise BadInput(where, found, "*.safetensors; transformers writes them: from_pretrained(FOLDER).save_pretrained(NEW)")
+        raise BadInput(where, found, f"*.safetensors, which this writes: {conversion(where)}")
     try:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
     except ImportError:
@@ -196,6 +203,13 @@ def check_folder(folder: str | Path, where: str) -> None:
         raise BadInput(
             f"{where}/config.json", found, f"a causal language model: {', '.join(FAMILIES)}" + (f"; nearest: '{near}'" if near else "")
         )
+
+
+def conversion(name: str) -> str:
+    """The command that writes a folder, or a repository of the Hub, of pickle files again in safetensors, with its tokenizer."""
+    new = name.rstrip("/").rpartition("/")[2] + "-safetensors"
+    each = "; ".join(f"{kind}.from_pretrained({name!r}).save_pretrained({new!r})" for kind in ("M", "T"))
+    return f'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; {each}"'
 
 
 def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Pretrained:
@@ -215,12 +229,28 @@ def pretrained(folder: str | Path, *, dtype: torch.dtype = torch.float32, device
     return Pretrained(inner.to(device).eval(), tokenizer_of(path) if (path / "tokenizer.json").exists() else None)
 
 
+def vocabulary_of(folder: str | Path) -> int | None:
+    """How many token ids the model of a folder holds, where its configuration says it."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return (config.get("text_config") or config).get("vocab_size")
+
+
 def tokenizer_of(folder: str | Path) -> BytePairs:
-    """The tokenizer of a model folder. Raises BadInput where there is none, or one that `tokenizers` cannot read."""
+    """The tokenizer of a model folder, without added tokens that the model has no embedding for (an image's, in the text models of
+    Gemma 3): what spells them is read as any text. Raises BadInput where there is none, or one that `tokenizers` cannot read."""
     path = Path(folder) / "tokenizer.json"
     if not path.exists():
         raise BadInput(str(folder), "no tokenizer.json", "a fast tokenizer beside the model; transformers writes one with save_pretrained")
     try:
-        return BytePairs(FastTokenizer.from_file(str(path)))
+        inner = FastTokenizer.from_file(str(path))
+        vocab = vocabulary_of(folder)
+        if vocab is not None and inner.get_vocab_size(with_added_tokens=False) <= vocab < inner.get_vocab_size():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocab]
+            inner = FastTokenizer.from_str(json.dumps(content))
+        return BytePairs(inner)
     except Exception as error:  # tokenizers raises nothing more precise
         raise BadInput(str(path), f"unreadable content ({' '.join(str(error).split())[:120]})", "a tokenizer of `tokenizers`") from error

@@ -10,16 +10,21 @@ from etude.data.tokenizers import Tokenizer
 from etude.errors import BadInput
 
 
-def ids_of(items: Sequence[np.ndarray | str], tokenizer: Tokenizer | None, vocab: int | None, *, what: str) -> list[np.ndarray]:
-    """Each item as [n] int64. Raises BadInput, naming the item, for text without a tokenizer, another shape or type, or an id that
-    the model does not hold (vocab: None where that is unknown)."""
+def ids_of(
+    items: Sequence[np.ndarray | str], tokenizer: Tokenizer | None, vocab: int | None, *, what: str, first: int = 0
+) -> list[np.ndarray]:
+    """Each item as [n] int64. Raises BadInput, naming the item (counted from `first`), for text without a tokenizer or that is no
+    Unicode, another shape or type, or an id that the model does not hold (vocab: None where that is unknown)."""
     rows = []
-    for number, item in enumerate(items):
+    for number, item in enumerate(items, start=first):
         where = f"{what} {number}"
         if isinstance(item, str):
             if tokenizer is None:
                 raise BadInput(where, "text", "token ids: this generator has no tokenizer")
-            item = tokenizer.encode(item)
+            try:
+                item = tokenizer.encode(item)
+            except UnicodeEncodeError as error:  # of a command line, say, that was no UTF-8
+                raise BadInput(where, f"no Unicode at character {error.start + 1}", "text in UTF-8") from None
         row = np.asarray(item)
         if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
             raise BadInput(where, f"an array of shape {row.shape} and type {row.dtype}", "token ids [n], whole numbers")

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -22,10 +22,12 @@ from etude.engine.streams import derive
 from etude.errors import BadInput, one_of
 from etude.generate.asking import Answer, Client
 from etude.generate.drawing import check
-from etude.generate.prompts import ids_or_default
+from etude.generate.prompts import ids_of, ids_or_default
 
 CAPABILITIES = ("tokens", "logprobs", "score")
 KEY_VARIABLE = "OPENAI_API_KEY"
+LEAST = 1e30
+"""No log-probability is below minus this: float32 holds it, and some servers say -9999 for "none"."""
 
 
 class ServerGenerator:
@@ -105,8 +107,8 @@ class ServerGenerator:
             raise BadInput("temperature", repr(temperature), "0 or 1: a server gives log-probabilities at 1")
         if len(prompts) != len(completions):
             raise BadInput("score", f"{len(prompts)} prompts and {len(completions)} completions", "as many of one as of the other")
-        before = [self._text(p, f"prompt {i}") for i, p in enumerate(prompts)]
-        after = [self._text(c, f"completion {i}") for i, c in enumerate(completions)]
+        before = [self._text(p, "prompt", i) for i, p in enumerate(prompts)]
+        after = [self._text(c, "completion", i) for i, c in enumerate(completions)]
         wanted = [i for i, text in enumerate(after) if text]
         bodies = [
             {"model": self.model, "prompt": before[i] + after[i], "max_tokens": 0, "temperature": 1.0, "echo": True, "logprobs": 0}
@@ -138,7 +140,9 @@ class ServerGenerator:
             if self.tokenizer is None:
                 raise BadInput("Sampling.stop_tokens", repr(sampling.stop_tokens), "stop strings, or a generator with a tokenizer")
             # One beyond the tokenizer's vocabulary is the model's own end mark, at which a server stops anyway.
-            stops += [self.tokenizer.decode(np.array([t])) for t in sampling.stop_tokens if t < self.tokenizer.vocab]
+            # So is one without text, which some servers refuse as a stop string.
+            written = [self.tokenizer.decode(np.array([t])) for t in sampling.stop_tokens if t < self.tokenizer.vocab]
+            stops += [text for text in written if text]
         if stops:
             body["stop"] = stops
         if "logprobs" in self.capabilities:
@@ -150,22 +154,24 @@ class ServerGenerator:
             raise BadInput(f"prompt {number}", "no tokens", "at least one")
         if self.chat:
             system = [{"role": "system", "content": self.system}] if self.system else []
-            return {"messages": [*system, {"role": "user", "content": self._text(prompt, f"prompt {number}")}]}
+            return {"messages": [*system, {"role": "user", "content": self._text(prompt, "prompt", number)}]}
         if not isinstance(prompt, str) and "tokens" in self.capabilities:
-            return {"prompt": [int(t) for t in prompt]}
-        return {"prompt": self._text(prompt, f"prompt {number}")}
+            return {"prompt": ids_of([prompt], None, None, what="prompt", first=number)[0].tolist()}
+        return {"prompt": self._text(prompt, "prompt", number)}
 
-    def _text(self, item: np.ndarray | str, where: str) -> str:
+    def _text(self, item: np.ndarray | str, what: str, number: int) -> str:
         if isinstance(item, str):
             return item
         if self.tokenizer is None:
-            raise BadInput(where, "token ids", "text, or a generator with the model's tokenizer")
-        return self.tokenizer.decode(np.asarray(item))
+            raise BadInput(f"{what} {number}", "token ids", "text, or a generator with the model's tokenizer")
+        return self.tokenizer.decode(ids_of([item], None, self.tokenizer.vocab, what=what, first=number)[0])
 
     def _good_completion(self, answer: Answer) -> None:
         choice = _choice(answer)
-        if not isinstance(_said(choice, self.chat), str):
+        text = _said(choice, self.chat)
+        if not isinstance(text, str):
             raise ValueError("no text")
+        text.encode()  # half a surrogate pair is none: a UnicodeEncodeError is a ValueError
         if "logprobs" in self.capabilities:
             _logprobs(choice, self.chat)
 
@@ -210,10 +216,14 @@ def _logprobs(choice: Answer, chat: bool) -> list[float]:
         raise ValueError("no log-probabilities, which were declared")
     rows = given.get("content" if chat else "token_logprobs")
     values = [row.get("logprob") if chat and isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else [None]
-    numbers = [float(v) for v in values if isinstance(v, (int, float)) and v <= 0]
+    numbers = [float(v) for v in values if _is_logprob(v)]
     if len(numbers) < len(values):
         raise ValueError("log-probabilities that are none")
     return numbers
+
+
+def _is_logprob(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LEAST <= value <= 0
 
 
 def _good_echo(answer: Answer) -> None:
@@ -222,6 +232,8 @@ def _good_echo(answer: Answer) -> None:
         raise ValueError("no echo with log-probabilities, which 'score' was declared for")
     if len(given["text_offset"]) != len(given["token_logprobs"]):
         raise ValueError("an echo of unequal lengths")
+    if not all(v is None or _is_logprob(v) for v in given["token_logprobs"]):
+        raise ValueError("log-probabilities that are none")
 
 
 def _echoed(answer: Answer, start: int, where: str) -> np.ndarray:
@@ -229,7 +241,7 @@ def _echoed(answer: Answer, start: int, where: str) -> np.ndarray:
     if start not in given["text_offset"]:
         raise BadInput(where, f"a token across the prompt's end, character {start}", "prompt and completion that meet between two tokens")
     values = given["token_logprobs"][given["text_offset"].index(start) :]
-    if not all(isinstance(v, (int, float)) for v in values):
+    if None in values:
         raise BadInput(where, "a token without a log-probability", "a prompt of at least one token before it")
     return np.array(values, dtype=np.float32)
 

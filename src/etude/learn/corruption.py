@@ -289,10 +289,10 @@ class Infilling(Corruption):
 
 
 class MaskedLM:
-    """The loss at masked positions, of the token that stood there, with attention both ways.
+    """The loss at masked positions, of the token that stood there, with attention both ways inside a document.
 
-    mask: the token id. ratio: share of positions chosen, at least one a row; of these 0.8 become the mask, 0.1 any token below `vocab`, 0.1
-    stay (BERT, section 3.1). The model's forward takes `prefix`. Raises BadInput for a ratio outside (0, 1).
+    mask: the token id. ratio: share of positions chosen, at least one a row and none of filling; of these 0.8 become the mask, 0.1 any
+    token below `vocab`, 0.1 stay (BERT, section 3.1). The model's forward takes `prefix`. Raises BadInput for a ratio outside (0, 1).
     """
 
     def __init__(self, mask: int, vocab: int, ratio: float = 0.15) -> None:
@@ -316,10 +316,12 @@ class MaskedLM:
     def hide(self, tokens: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """tokens [B, T] -> (with some hidden, [B, T] bool which); drawn for each sample and update."""
         hidden, chosen = tokens.copy(), np.zeros(tokens.shape, bool)
-        count = max(1, round(self.ratio * tokens.shape[1]))
+        documents = batch.data.get("document_ids")
+        filled = np.zeros(tokens.shape, bool) if documents is None else documents[:, :-1].cpu().numpy() < 0
         for row, i in enumerate(batch.ids):
-            rng = numpy_rng(batch.key, "masks", int(i))
-            places, fate = rng.choice(tokens.shape[1], count, replace=False), rng.random(count)
+            rng, size = numpy_rng(batch.key, "masks", int(i)), int((~filled[row]).sum())  # filling stands at the end
+            count = max(1, round(self.ratio * size))
+            places, fate = rng.choice(size, count, replace=False), rng.random(count)
             chosen[row, places] = True
             hidden[row, places[fate < 0.8]] = self.mask
             other = places[fate >= 0.9]

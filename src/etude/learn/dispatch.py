@@ -15,21 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.engine.protocols import Batch, Objective, Output, Source, Varying
+from etude.engine.protocols import Batch, Graded, Labelled, Objective, Output, Source, Varying
 from etude.errors import BadInput, one_of
 
 
 class ObjectiveSource:
     """A source's samples once for each objective: sample i under objective k has the number k N + i and belongs to domain k.
 
-    get(ids) adds "objective" [B], the number k. names: of the objectives, in `Dispatched`'s order.
+    get(ids) adds "objective" [B], the number k. names: of the objectives, in `Dispatched`'s order. within: of a source with domains, each
+    pair is a domain, "DOMAIN/OBJECTIVE", instead. A sample's difficulty is the same under each.
     """
 
-    def __init__(self, source: Source, names: Sequence[str]) -> None:
+    def __init__(self, source: Source, names: Sequence[str], *, within: bool = False) -> None:
         if not names or len(set(names)) < len(names):
             raise BadInput("objectives", f"names {list(names)}", "at least one, all different")
-        self.source, self.domain_names, self.size = source, tuple(names), len(source)
+        self.source, self.size = source, len(source)
+        self.domain_names: Sequence[str] = tuple(names)
         self.domains = np.repeat(np.arange(len(names)), self.size)
+        if within and isinstance(source, Labelled):
+            self.domain_names = tuple(f"{domain}/{name}" for domain in source.domain_names for name in names)
+            self.domains += np.tile(np.asarray(source.domains) * len(names), len(names))
+        if isinstance(source, Graded):
+            self.difficulty = np.tile(source.difficulty, len(names))
 
     def __len__(self) -> int:
         return len(self.domains)

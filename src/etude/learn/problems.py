@@ -57,7 +57,8 @@ class Domain:
 
 
 class ProblemPool:
-    """Problems of several domains, numbered through them in order; a `Source` for samplers, which see `domains` and `domain_names`.
+    """Problems of several domains, numbered through them in order; a `Source` for samplers, which see `domains`, `domain_names` and
+    `difficulty` [N], the problems' own.
 
     `ProblemPool.of(task, seed, {difficulty: count})` takes problems 0 .. count - 1 of each level, one domain a level.
     `ProblemPool.given(task, problems)` takes those that one has.
@@ -76,6 +77,7 @@ class ProblemPool:
             raise BadInput("problems", f"domains {', '.join(self.domain_names)}", "different names")
         self.domains = np.repeat(np.arange(len(domains)), [len(d.problems) for d in domains])
         self._problems = [p for d in domains for p in d.problems]
+        self.difficulty = np.array([p.difficulty for p in self._problems], dtype=np.float64)
 
     @classmethod
     def of(cls, task: Task, seed: int, counts: Mapping[int, int], environment: Callable[[Task], Environment] = SingleTurn) -> ProblemPool:

@@ -57,7 +57,8 @@ class Unlikelihood:
         if not self.alpha:
             return CausalLM()(model, batch)
         # The logits that the causal loss computes are the ones needed here: they are not computed twice.
-        hook = (model.head if hasattr(model, "head") else model).register_forward_hook(keep)  # type: ignore[union-attr]
+        head = getattr(model, "output_layer", getattr(model, "head", model))
+        hook = head.register_forward_hook(keep)
         try:
             output = CausalLM()(model, batch)
         finally:

@@ -253,7 +253,9 @@ class RecurrentState:
         if self.snapshots[-1][0] != target:
             mask = None if self.first is None else torch.arange(target, device=tokens.device) >= self.first[:, None]
             anew = self.model.begin(tokens, mask)
-            self.snapshots = anew.snapshots
+            # By this state's columns: `begin` has none for padding that all rows share (after a `select`).
+            self.snapshots.clear()
+            self.snapshots.append((target, anew.memory, anew.logits))
 
 
 def pad_right(tokens: Tensor, first: Tensor) -> Tensor:

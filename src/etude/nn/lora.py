@@ -69,7 +69,8 @@ def lora(model: M, *, r: int = 16, alpha: float = 32.0, dropout: float = 0.0, ta
     r, alpha: 16 and 32 are TRL's (`ModelConfig`, commit bc13ae6), whose dropout is 0.05; without dropout a run depends less on how it is
     cut into micro-batches. targets: "all-linear", every linear layer but the output's, or layers by the end of their names as peft
     takes them: "q_proj", "mlp.down_proj". seed: of the initial values, drawn by layer name.
-    Raises BadInput for a target that is no linear layer or whose weight is another's too, and for a model that has LoRA already.
+    Raises BadInput for a target that is no linear layer or whose weight is another's too, an r above the rank that any of the layers can
+    have, and for a model that has LoRA already.
     """
     if r < 1:
         raise BadInput("lora.r", repr(r), "a whole number >= 1")
@@ -80,6 +81,9 @@ def lora(model: M, *, r: int = 16, alpha: float = 32.0, dropout: float = 0.0, ta
     if any(True for _ in lora_layers(model)):
         raise BadInput("lora", "a model that has LoRA layers already", "one without, or with them merged (`merge_lora`)")
     chosen = _targeted(model, targets)
+    most = max(min(layer.in_features, layer.out_features) for layer in chosen.values())
+    if r > most:
+        raise BadInput("lora.r", repr(r), f"at most {most}, the rank of the widest of the layers")
     model.requires_grad_(False)
     for name, base in chosen.items():
         with global_streams(derive(seed, "init", name, "lora")):

@@ -27,7 +27,7 @@ def lines(card: Card) -> dict[str, str]:
     given = tomllib.loads("\n".join(card.settings))
     made = f'etude.method("{name}")({", ".join(f"{k}={_python(v)}" for k, v in given.items())})'
     domains = DOMAINS in card.needs
-    about = "# over data with domains: [data.domains.NAME], or a corpus that has some\n" if domains else ""
+    about = '# over data with domains: [data.domains.NAME], a corpus that has some, or rows with data.domain = "FIELD"\n' if domains else ""
     told = {
         "recipe": f'{about}[[methods]]\nuse = "{name}"{settings}',
         "python": ("# data: a source with domains, such as MixtureSource\n" if domains else "")

@@ -31,6 +31,10 @@ class Card:
     use:          "method" or "model", what the module has for a run of one's own; empty for neither. settings: lines of its table in a
                   recipe, as an example; needs: what else it asks for ("domains" of the data); python: the lines that train a model.
     earliest_rung: of a screen's selection: the method pays late, and is not dropped before this rung.
+    off:          lines of settings with which it is the baseline bit for bit; limit: with which it equals the baseline's losses to 1e-5;
+                  no_limit: why there are neither. against: lines that make the small recipe of `etude check` that baseline, where it is
+                  not the recipe as it is (its domains are `english` and `code`, its batch 8).
+    whole_batch:  why a batch of 8 is not 8 of 1 for it; empty where it is.
     number:       in the list of 87; 0 for papers of other packages and files.
     module:       import name, or a file's path; origin: "etude", the distribution's name or "file".
     problem:      why it cannot be used, for a card of another package that is not in order.
@@ -55,6 +59,11 @@ class Card:
     needs: tuple[str, ...] = ()
     python: str = ""
     earliest_rung: int = 0
+    off: tuple[str, ...] = ()
+    limit: tuple[str, ...] = ()
+    no_limit: str = ""
+    against: tuple[str, ...] = ()
+    whole_batch: str = ""
     module: str = ""
     origin: str = "etude"
     ready: bool = False

@@ -252,4 +252,6 @@ def _card(card: Card) -> str:
         + line("tags", [])
         + line("use", "method")
         + line("settings", ["strength = 1.0"])
+        + "# `etude check` fails until the card says which settings switch the method off (or limit, or no_limit):\n"
+        + '# off = ["strength = 0.0"]\n'
     )

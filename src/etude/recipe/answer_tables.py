@@ -51,6 +51,7 @@ class VerifierTable(Table):
     """Of `measures = ["verifier"]`: how many responses a verifier accepts. Prompts: a task's, a file's, or the held-out rows'."""
 
     use: Text | None = None  # "my_module:score" or "./my_verifier.py:score"; the objective's, or the task's own, where not given
+    seconds: Positive | None = None  # most that one call of it may take; as in [objective] where not given
     rows: Text | None = None  # another file of prompts
     task: Text | None = None  # a named task
     settings: dict[str, Any] | None = None  # of the task's own

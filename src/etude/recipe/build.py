@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from etude.data.stream import DataStream
@@ -15,7 +16,7 @@ from etude.engine.device import pick_device
 from etude.engine.identity import flat
 from etude.engine.ledger import Budget
 from etude.engine.memory import TO_TRAIN, WEIGHT_BYTES, sized
-from etude.engine.protocols import Method
+from etude.engine.protocols import Graded, Method, Source
 from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
@@ -32,7 +33,7 @@ from etude.recipe.sampling import sampler_of
 from etude.recipe.schedules import schedule_of
 from etude.recipe.settings import made, named, resolved
 from etude.recipe.supervised import images, table
-from etude.recipe.tables import ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TaskData, TextData
+from etude.recipe.tables import READING, ImageData, MethodTable, PretrainedTable, Recipe, RowsData, TableData, TaskData, TextData
 from etude.recipe.writing import dump, plain
 
 Resolve = Callable[[str], Mapping[str, type[Method]]]
@@ -54,10 +55,13 @@ def build(
 ) -> Trainer[nn.Module]:
     """The trainer that a recipe describes. note: told how an on-policy round goes. Raises BadInput where its parts do not fit."""
     material, run = material_of(recipe), recipe.run
-    methods = [method_of(entry, i, resolve) for i, entry in enumerate(recipe.methods)]
+    methods = [method_of(entry, i, resolve, material.source) for i, entry in enumerate(recipe.methods)]
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")
+    owner = next((method.name for method in methods if "objective" in method.slots), None)
+    if owner is not None and (recipe.objectives is not None or recipe.objective.kind in READING):
+        raise BadInput("objectives" if recipe.objectives else "objective.kind", f"it beside {owner}, which brings its own", "one of them")
     surgeon = next((method.name for method in methods if "surgery" in method.slots), None)
     if recipe.lora is not None and surgeon is not None:
         raise BadInput("lora", f"it beside {surgeon}, which puts another model in place of the one that LoRA froze", "one of them")
@@ -99,6 +103,7 @@ def build(
         trackers=run.trackers,
         progress=progress,
     )
+    trainer.prepared = material.spent
     trainer.config = flat(plain(recipe))
     trainer.beside = {RECIPE_FILE: dump(recipe), DATA_FILE: json.dumps(material.facts, indent=1)}
     if material.tokenizer is not None:
@@ -135,7 +140,24 @@ def budget_of(recipe: Recipe) -> Budget:
     return Budget(**given)
 
 
-def method_of(entry: MethodTable, index: int, resolve: Resolve) -> Method:
+EASINESS = "data.easiness"
+"""As a method's setting: how easy each training sample is, a list of numbers."""
+
+
+def easiness(source: Source | None, where: str) -> list[float]:
+    """[N], the share of samples that are at least as difficult, above 0. Raises BadInput at `where` for data without a difficulty.
+
+    Without data (a run that is read back, whose order is past) it is one number.
+    """
+    if source is None:
+        return [1.0]
+    if not isinstance(source, Graded):
+        raise BadInput(where, f"'{EASINESS}' of data without a difficulty", "data.difficulty of texts or rows, or a task's levels")
+    ranked = np.sort(source.difficulty)
+    return (1 - np.searchsorted(ranked, source.difficulty) / len(ranked)).tolist()
+
+
+def method_of(entry: MethodTable, index: int, resolve: Resolve, source: Source | None = None) -> Method:
     """The method that a `[[methods]]` table names, with its settings. Raises BadInput naming the key."""
     where = f"methods[{index}]"
     found = resolved(f"{where}.use", resolve, entry.use)
@@ -146,4 +168,5 @@ def method_of(entry: MethodTable, index: int, resolve: Resolve) -> Method:
         "method to add to a run",
         "a paper with one (`etude show PAPER`)",
     )
-    return made(kind, entry.settings, where)
+    settings = {key: easiness(source, f"{where}.{key}") if value == EASINESS else value for key, value in entry.settings.items()}
+    return made(kind, settings, where)

@@ -25,6 +25,8 @@ from etude.recipe.tables import (
     PAIR_KEYS,
     POLICIES,
     POLICY_KEYS,
+    READING,
+    READING_KEYS,
     SAMPLERS,
     AdamWTable,
     BudgetTable,
@@ -61,6 +63,7 @@ def parse(document: dict[str, Any], where: str | Places = "recipe") -> Recipe:
         raise _bad(error, document, places) from None
     recipe = _with_rollouts(recipe, places)
     _check_data(recipe, places)
+    _check_reading(recipe, document, places)
     _check_budget(recipe.budget, places)
     recipe = _with_tokenizer(recipe, places)
     if recipe.optimizers is None:
@@ -84,13 +87,12 @@ def _schema(document: Mapping[str, Any], places: Places) -> None:
 def _check_data(recipe: Recipe, places: Places) -> None:
     data = recipe.data
     if isinstance(data, RowsData):
-        if not isinstance(recipe.model, PretrainedTable):
-            raise BadInput(places.of("data.rows"), "rows for a model without a tokenizer of its own", "model.pretrained beside them")
         if data.held_out_rows is not None and "held_out" in data.model_fields_set:
             raise BadInput(places.of("data.held_out"), "it beside held_out_rows", "one of them")
         return
     for key in ("kind", *PAIR_KEYS):
-        if getattr(recipe.objective, key) is not None and not isinstance(data, TaskData):
+        told = getattr(recipe.objective, key)
+        if told is not None and told not in READING and not isinstance(data, TaskData):
             raise BadInput(places.of(f"objective.{key}"), "it without data.rows", "it for rows with chosen and rejected")
     if not isinstance(data, TextData):
         return
@@ -108,6 +110,25 @@ def _check_data(recipe: Recipe, places: Places) -> None:
         raise BadInput(places.of("data.tokenizer"), f"'{data.tokenizer}' beside tokens", "none: tokens are encoded already")
     if data.separator is not None and not any(s.text is not None for s in sources.values()):
         raise BadInput(places.of("data.separator"), "it without a text file", "it beside text; corpora and tokens know their documents")
+
+
+def _check_reading(recipe: Recipe, document: Mapping[str, Any], places: Places) -> None:
+    """That objectives over texts have texts, and no keys of another kind."""
+    tables: dict[str, Any] = (
+        {f"objectives.{n}": t for n, t in recipe.objectives.items()} if recipe.objectives else {"objective": recipe.objective}
+    )
+    if recipe.objectives and "objective" in document:
+        raise BadInput(places.of("objective"), "both [objective] and [objectives]", "one of them")
+    for place, table in tables.items():
+        known = READING_KEYS.get(table.kind or "causal", ())
+        for key in dict.fromkeys(k for keys in READING_KEYS.values() for k in keys):
+            if getattr(table, key) is not None and key not in known:
+                found = f"it for the kind '{table.kind}'" if table.kind else "it alone"
+                of = [kind for kind, keys in READING_KEYS.items() if key in keys]
+                raise BadInput(places.of(f"{place}.{key}"), found, f"it for {' or '.join(of)}")
+    if not isinstance(recipe.data, TextData | RowsData) and (recipe.objectives or recipe.objective.kind in READING):
+        place = "objectives" if recipe.objectives else "objective.kind"
+        raise BadInput(places.of(place), f"it for {kind_of_data(recipe.data)}", "data.text, corpus, tokens, domains or rows")
 
 
 def _with_rollouts(recipe: Recipe, places: Places) -> Recipe:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from etude.data.cards import cards
-from etude.data.tokenizers import BytePairs, Bytes, Characters, byte_characters
+from etude.data.tokenizers import BytePairs, Bytes, Characters, Marked, byte_characters
 from etude.engine.device import evaluating
 from etude.errors import BadInput, choice, reason
 from etude.generate.hub import locate
@@ -144,6 +144,10 @@ def _write_tokenizer(done: Finished, folder: Path, transformers: Any) -> bool:
 
 def _fast(tokenizer: Any) -> Tokenizer:
     match tokenizer:
+        case Marked():
+            inner = _fast(tokenizer.inner)
+            inner.add_tokens([AddedToken(mark, normalized=False) for mark in tokenizer.marks])
+            return inner
         case BytePairs():
             return tokenizer.inner
         case Bytes():
@@ -184,7 +188,9 @@ def _check_tokenizer(done: Finished, made: Path, transformers: Any, folder: str 
     """Raises BadInput where tokens differ."""
     if done.tokenizer is None:
         return
-    text = PROBE if not isinstance(done.tokenizer, Characters) else "".join(done.tokenizer.alphabet) + "".join(done.tokenizer.words)
+    plain = done.tokenizer.inner if isinstance(done.tokenizer, Marked) else done.tokenizer
+    text = PROBE if not isinstance(plain, Characters) else "".join(plain.alphabet) + "".join(plain.words)
+    text += "".join(getattr(done.tokenizer, "marks", ()))
     read = transformers.AutoTokenizer.from_pretrained(made, local_files_only=True)
     ids = read.encode(text, add_special_tokens=False)
     if ids != done.tokenizer.encode(text).tolist() or read.decode(ids) != done.tokenizer.decode(np.array(ids)):
@@ -226,9 +232,11 @@ def _sources(recipe: Recipe, facts: dict[str, Any]) -> list[tuple[str, str, dict
     sources = recipe.data.domains or {"": recipe.data}
     found = []
     for name, told in facts["sources"].items():
-        source = sources[name]
+        source = sources.get(name, recipe.data)
         known = cards().get(source.corpus or "")
         called = source.corpus or Path(source.text or source.tokens or "").name
+        if name not in sources:  # a folder inside a folder of texts
+            called = f"{called}/{name}"
         found.append((called, known.licence if known else NOT_STATED, told))
     return found
 

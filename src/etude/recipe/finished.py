@@ -12,12 +12,14 @@ from typing import Any
 
 from torch import nn
 
+from etude.data.chat import begin_of, transformers_tokenizer
 from etude.data.tokenizers import Tokenizer, load
 from etude.engine import checkpoint
 from etude.engine.device import pick_device
 from etude.engine.ledger import Ledger
 from etude.engine.saving import load_weights
 from etude.errors import BadInput
+from etude.generate.hub import locate
 from etude.generate.pretrained import pretrained
 from etude.learn.language import CausalLM
 from etude.recipe.build import Resolve, method_of, no_models
@@ -25,12 +27,13 @@ from etude.recipe.config import parse
 from etude.recipe.folder import DATA_FILE, RECIPE_FILE, TOKENIZER_FILE
 from etude.recipe.material import Material
 from etude.recipe.models import Models, adapted, model_of
-from etude.recipe.tables import Recipe, RowsData, TaskData, TextData
+from etude.recipe.tables import PretrainedTable, Recipe, RowsData, TaskData, TextData
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A language model read back. context: most tokens it was trained to read. stop_tokens: ids that its completions end with.
+    """A language model read back. context: most tokens it was trained to read. stop_tokens: ids that its completions end with. begin: the
+    token that stands before its texts, as it is written.
 
     recipe, facts, ledger, step: of the run; None, nothing and 0 for a transformers folder that no run has made.
     passed_over: a line for each newer checkpoint that is damaged.
@@ -46,6 +49,7 @@ class Finished:
     ledger: Ledger | None = None
     step: int = 0
     passed_over: tuple[str, ...] = ()
+    begin: str = ""
 
 
 def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *, device: str = "auto") -> Finished:
@@ -60,11 +64,13 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
     if not (path / RECIPE_FILE).exists():
         if (path / "config.json").exists():
             model = pretrained(path, device=pick_device(device))
-            return Finished(path, model, model.tokenizer, model.config.context, model.end_tokens)
+            return Finished(path, model, model.tokenizer, model.config.context, model.end_tokens, begin=_begin(path))
         raise BadInput(where, f"no {RECIPE_FILE}", "the folder of a run of `etude train`, or a transformers folder")
     try:
         recipe = parse(tomllib.loads((path / RECIPE_FILE).read_text(encoding="utf-8")), str(path / RECIPE_FILE))
         facts = json.loads((path / DATA_FILE).read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or not isinstance(facts.get("vocab"), int):
+            raise ValueError(f"{DATA_FILE} says no vocabulary")
     except (OSError, ValueError) as error:
         raise BadInput(where, f"files that cannot be read ({error})", "the folder of a run") from error
     if not isinstance(recipe.data, TextData | RowsData | TaskData):
@@ -88,5 +94,18 @@ def finished(folder: str | Path, resolve: Resolve, models: Models = no_models, *
     return Finished(
         path=path, model=model.to(pick_device(device)), tokenizer=tokenizer, context=context, stop_tokens=getattr(model, "end_tokens", ()),
         recipe=recipe, facts=facts, ledger=Ledger.from_dict(state["ledger"]), step=state["step"],
-        passed_over=tuple(passed_over),
+        passed_over=tuple(passed_over), begin=_begin(_folder_of(recipe)),
     )  # fmt: skip
+
+
+def _folder_of(recipe: Recipe) -> Path | None:
+    table = recipe.model
+    return locate(table.pretrained, table.revision, "model.pretrained").path if isinstance(table, PretrainedTable) else None
+
+
+def _begin(folder: Path | None) -> str:
+    """What stands before a text for the model of a transformers folder."""
+    if folder is None or not (folder / "tokenizer.json").exists():
+        return ""
+    found = begin_of(transformers_tokenizer(folder))
+    return "" if found is None else found[1]

@@ -10,17 +10,21 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from etude.data.tokenizers import load as load_tokenizer
 from etude.engine.identity import flat
 from etude.errors import BadInput
 from etude.recipe.config import parse
 from etude.recipe.places import Places
-from etude.recipe.tables import Recipe
+from etude.recipe.tables import Recipe, TextData, TextSource
 from etude.recipe.writing import plain
 
 M = TypeVar("M", bound=nn.Module)
 RECIPE_FILE, TOKENIZER_FILE, DATA_FILE = "recipe.toml", "tokenizer.json", "data.json"
-FREE = ("run.folder", "run.device", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers")
-"""What may differ on resume: where a run is computed and kept, not what is computed."""
+FREE = (
+    "run.folder", "run.device", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "objective.verifier_seconds",
+    "evaluate.verifier.seconds",
+)  # fmt: skip
+"""What may differ on resume: where a run is computed and kept, and how long is waited there, not what is computed."""
 
 
 def check_recipe(recipe: Recipe, places: Places) -> None:
@@ -45,9 +49,12 @@ def check_recipe(recipe: Recipe, places: Places) -> None:
         raise BadInput(places.of_all(differing), f"{found}{more}", f"{expected}, as in {path}")
 
 
-def check_data(beside: Mapping[str, str], folder: Path) -> None:
-    """That the data of a run to be resumed is what it was begun with: files of the same name may have changed."""
-    path = folder / DATA_FILE
+def check_data(beside: Mapping[str, str], folder: Path, recipe: Recipe) -> None:
+    """That the data of a run to be resumed is what it was begun with: files of the same name may have changed. And that the tokenizer
+    that the run has kept, and that is not written again, can be read."""
+    path, tokenizer = folder / DATA_FILE, folder / TOKENIZER_FILE
+    if TOKENIZER_FILE in beside and tokenizer.exists():
+        load_tokenizer(tokenizer)
     if not path.exists():
         return
     try:
@@ -57,7 +64,22 @@ def check_data(beside: Mapping[str, str], folder: Path) -> None:
     ours, theirs = flat(json.loads(beside[DATA_FILE])), flat(begun)
     for key in theirs:
         if ours.get(key) != theirs[key]:
-            raise BadInput(f"data, {key}", _short(ours.get(key)), f"{_short(theirs[key])}, as in {path}: the data of the run being resumed")
+            where, what = _whose(key, recipe)
+            found, expected = f"{what}{_short(ours.get(key))}", f"{what}{_short(theirs[key])}"
+            raise BadInput(f"data, {where}", found, f"{expected}, as in {path}: the data of the run being resumed")
+
+
+def _whose(key: str, recipe: Recipe) -> tuple[str, str]:
+    """What a fact is about, the file where it is of one, and which of several facts about it."""
+    data = recipe.data
+    files: dict[str, str | None] = {f"{name}.": getattr(data, name, None) for name in ("rows", "held_out_rows")}
+    if isinstance(data, TextData):
+        sources: Mapping[str, TextSource] = data.domains or {"": data}
+        files = {f"sources.{name}.": source.text or source.tokens or source.corpus for name, source in sources.items()}
+    for start, file in files.items():
+        if file is not None and key.startswith(start):
+            return file, f"{key.removeprefix(start)} "
+    return key, ""
 
 
 def _short(value: Any) -> str:

@@ -11,18 +11,20 @@ import numpy as np
 from etude.data.cards import cards
 from etude.data.corpora import corpus, corpus_tokenizer, data_hash, encoded_corpus
 from etude.data.encoding import encoded, tokenizer_for
-from etude.data.packing import PackedSource
-from etude.data.sources import MixtureSource, SubsetSource, WindowSource
-from etude.data.text import TextFile
+from etude.data.packing import PADDING, packed
+from etude.data.sources import DescribedSource, MixtureSource, WindowSource
+from etude.data.text import TextFile, parts_of
 from etude.data.tokenizers import Bytes, Tokenizer, load
 from etude.data.tokens import TokenCorpus, read_header
-from etude.engine.protocols import Evaluator, Source
+from etude.engine.ledger import Ledger
+from etude.engine.protocols import Labelled, Source
 from etude.errors import BadInput, one_of
 from etude.generate.hub import locate
 from etude.generate.pretrained import tokenizer_of
-from etude.learn.language import CausalLM, HeldOutLoss, PerDomainLoss
 from etude.recipe.material import Material
-from etude.recipe.tables import EvaluateTable, PretrainedTable, Recipe, TextData, TextSource
+from etude.recipe.reading import reading_of
+from etude.recipe.scorers import scorer_of
+from etude.recipe.tables import PretrainedTable, Recipe, TextData, TextSource
 
 LIMIT = 256
 """Held-out windows that are measured, where a recipe does not say."""
@@ -30,7 +32,7 @@ LIMIT = 256
 
 def language(recipe: Recipe, data: TextData) -> Material:
     """Raises BadInput where a source is missing, too short, without the documents asked for, or of another vocabulary."""
-    sources: Mapping[str, TextSource] = data.domains or {"": data}
+    sources = sources_of(data)
     for name, source in sources.items():
         if source.corpus is not None and source.corpus not in cards():
             raise one_of(f"data.domains.{name}.corpus" if name else "data.corpus", source.corpus, cards())
@@ -49,26 +51,65 @@ def language(recipe: Recipe, data: TextData) -> Material:
         if vocab and train.vocab != vocab:
             raise BadInput(f"data.domains.{name}", f"a vocabulary of {train.vocab}", f"{vocab}, as the domains before")
         vocab = train.vocab
+        _check_documents(data, train)
         training[name], held_out[name] = _samples(data, train), _samples(data, held)
         facts["sources"][name] = {"sha256": sha256, "tokens": len(train.tokens), "held_out_tokens": len(held.tokens)}
-    source, held = (MixtureSource(training), MixtureSource(held_out)) if data.domains else (training[""], held_out[""])
-    facts |= {"vocab": vocab, "samples": len(source), "held_out_samples": len(held)}
-    if len(source) < data.batch:
+    several = "" not in sources
+    plain, held = (MixtureSource(training), MixtureSource(held_out)) if several else (training[""], held_out[""])
+    plain, spent = _graded(data, plain, tokenizer, facts)
+    reading = reading_of(recipe, tokenizer, vocab, data.context, own=not isinstance(recipe.model, PretrainedTable))
+    source = reading.source(plain)
+    facts |= {"vocab": reading.vocab, "samples": len(plain), "held_out_samples": len(held)}
+    if len(plain) < data.batch:
         only = next(iter(sources.values())) if len(sources) == 1 else None
-        found = f"{len(source)} windows of {data.context} tokens for training"
+        found = f"{len(plain)} windows of {data.context} tokens for training"
         expected = f"at least one batch of {data.batch}; more text, or a smaller data.batch or data.context"
         raise BadInput(_called(only) if only else "data", found + _held_out(data, only), expected)
     return Material(
         source=source,
-        objective=CausalLM(),
-        evaluators=_evaluators(recipe.evaluate, held),
+        objective=reading.objective,
+        objective_for=reading.objective_for,
+        evaluators=reading.evaluators(recipe.evaluate, held, recipe.evaluate.limit or LIMIT),
         facts=facts,
-        vocab=vocab,
-        tokenizer=tokenizer,
+        vocab=reading.vocab,
+        tokenizer=reading.tokenizer,
         context=data.context,
         groups=getattr(source, "domains", None),
         group_names=tuple(getattr(source, "domain_names", ())),
+        spent=spent,
     )
+
+
+def sources_of(data: TextData) -> Mapping[str, TextSource]:
+    """The data's sources by name; one of its own is called "". Raises BadInput for a folder of texts with a domain that has none."""
+    if data.domains is None and data.text is not None and Path(data.text).is_dir():
+        parts = parts_of(Path(data.text), "data.text")
+        if parts:
+            return {name: TextSource(text=str(Path(data.text) / name)) for name in parts}
+    return data.domains or {"": data}
+
+
+def _graded(data: TextData, source: Source, tokenizer: Tokenizer | None, facts: dict[str, Any]) -> tuple[Source, Ledger]:
+    """The source with a difficulty for each of its samples where a scorer is named, and what that has cost."""
+    spent = Ledger()
+    if data.difficulty is None or data.difficulty == "length":
+        return source, spent
+    scorer = scorer_of(data.difficulty, "data.difficulty")
+    if tokenizer is None:
+        raise BadInput(
+            "data.difficulty", "a scorer of texts for tokens without their tokenizer", "tokens whose folder holds tokenizer.json"
+        )
+    texts = ((f"sample {i}", {"text": tokenizer.decode(_text(source, i))}) for i in range(len(source)))
+    facts["difficulty"] = scorer.facts
+    named = {"domains": source.domains, "names": source.domain_names} if isinstance(source, Labelled) else {}
+    return DescribedSource(source, difficulty=scorer.scores(texts, spent), **named), spent
+
+
+def _text(source: Source, number: int) -> np.ndarray:
+    """A sample's tokens without filling."""
+    data = source.get(np.array([number]))
+    tokens, documents = data["tokens"][0].numpy(), data.get("document_ids")
+    return tokens if documents is None else tokens[documents[0].numpy() != PADDING]
 
 
 def _of_model(table: PretrainedTable) -> tuple[Tokenizer, dict[str, Any]]:
@@ -134,36 +175,24 @@ def _held_out(data: TextData, source: TextSource | None) -> str:
     return "" if source is None or source.corpus is not None else f" (data.held_out = {data.held_out:g} of the text is measured on)"
 
 
+def _check_documents(data: TextData, tokens: Any) -> None:
+    """Raises BadInput for a text of one document where several are asked for. tokens: of the training part; few may be held out."""
+    if data.documents != "joined" and (tokens.offsets is None or len(tokens.offsets) < 3):
+        expected = "several: a corpus or tokens with documents, a folder of texts, or `separator` for a text"
+        raise BadInput("data.documents", f"'{data.documents}' where there is one document", expected)
+
+
 def _samples(data: TextData, tokens: Any) -> Source:
     """Windows over all documents, windows with document masks, or whole documents packed into rows."""
-    if data.documents != "joined" and (tokens.offsets is None or len(tokens.offsets) < 3):
-        expected = "several: a corpus or tokens with documents, or `separator` for a text"
-        raise BadInput("data.documents", f"'{data.documents}' where there is one document", expected)
     if data.documents != "packed":
+        if data.difficulty == "length":
+            expected = "data.documents = 'packed'; or a scorer, './hard.py:words'"
+            raise BadInput("data.difficulty", "'length' of windows, which are all alike", expected)
         return WindowSource(tokens, data.context, documents=data.documents == "masked")
+    lengths = np.diff(tokens.offsets) if data.difficulty == "length" else None
     if not tokens.domain_names:
-        return PackedSource(tokens, data.context)
+        return packed(tokens, data.context, difficulty=lengths)
     domains = np.asarray(tokens.document_domains)
     present = [k for k in range(len(tokens.domain_names)) if (domains == k).any()]
-    parts = {tokens.domain_names[k]: PackedSource(tokens, data.context, documents=np.flatnonzero(domains == k)) for k in present}
-    return MixtureSource(parts)
-
-
-def _evaluators(table: EvaluateTable, held: Source) -> dict[str, Evaluator]:
-    limit = table.limit or LIMIT
-    made: dict[str, Evaluator] = {}
-    for measure in table.measures or ("loss",):
-        if measure == "loss":
-            made["held-out"] = HeldOutLoss(held, limit=limit, batch_size=table.batch)
-        elif measure == "domains":
-            names = getattr(held, "domain_names", ())
-            if not names:
-                raise BadInput(
-                    "evaluate.measures", "'domains' where the data has none", "loss; or a corpus with domains, or [data.domains.NAME]"
-                )
-            domains = np.asarray(held.domains)  # type: ignore[attr-defined]
-            parts = {n: SubsetSource(held, np.flatnonzero(domains == k)) for k, n in enumerate(names) if (domains == k).any()}
-            made["domains"] = PerDomainLoss(dict(parts), limit=limit, batch_size=table.batch)
-        elif measure == "accuracy":
-            raise BadInput("evaluate.measures", "'accuracy' of text", "loss, domains, verifier or lm_eval:TASK")
-    return made
+    names = tuple(tokens.domain_names[k] for k in present)
+    return packed(tokens, data.context, domains=np.searchsorted(present, domains), names=names, difficulty=lengths)

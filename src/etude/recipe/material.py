@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from etude.data.tokenizers import Tokenizer
+from etude.engine.ledger import Ledger
 from etude.engine.protocols import Evaluator, Objective, Sampler, Source, Stream
 from etude.learn.problems import ProblemPool
 from etude.recipe.prompts import Asker
@@ -25,6 +26,7 @@ class Material:
                written to the run's folder and compared on resume.
     objective_for, evaluators_for: where the objective needs the model as it is before training (a frozen reference).
     stream_for: (model, sampler, note) -> the stream, where it is not the source's samples in batches.
+    spent:     what making it has cost (a scorer's calls).
     asker, held_out_problems, stop_tokens: of data that is answered rather than read: how prompts reach the model, those that are
                measured on, and what ends a response beside the model's own ends. held_out_lines: of rows, where those held out stand.
     """
@@ -48,6 +50,7 @@ class Material:
     held_out_problems: ProblemPool | None = None
     held_out_lines: Sequence[int] = ()
     stop_tokens: tuple[int, ...] = ()
+    spent: Ledger = field(default_factory=Ledger)
 
     def learnt_by(self, model: nn.Module) -> tuple[Objective, Mapping[str, Evaluator]]:
         """The objective and the evaluators for a model that is about to be trained."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from etude.data.row_files import row_file
+from etude.data.tasks.judging import Failure, VerifierFailed
 from etude.engine.protocols import Evaluator, Metrics, Sampling
 from etude.engine.streams import derive
 from etude.errors import BadInput
@@ -22,6 +25,7 @@ from etude.recipe.tables import HarnessTable, Recipe, RowsData, TaskData, TextDa
 from etude.recipe.verifiers import Verifier, verifier_of
 
 LM_EVAL = "lm_eval:"
+FAILED = "failed.jsonl"
 MAX_TOKENS = 128
 """Of an answer, where a recipe does not say; assumed."""
 
@@ -58,7 +62,10 @@ def _verifier(recipe: Recipe, material: Material) -> Evaluator | None:
         raise BadInput("evaluate.verifier", "both rows and task", "one of them")
     name = table.use or (recipe.objective.verifier if table.task is None else None)
     where = "evaluate.verifier.use" if table.use is not None else "objective.verifier"
-    verifier = None if name is None else verifier_of(name, where)
+    if name is None and table.seconds is not None:
+        raise BadInput("evaluate.verifier.seconds", "it for a task's own verifier", "evaluate.verifier.use beside it")
+    limit = recipe.objective.verifier_seconds if table.seconds is None else table.seconds
+    verifier = None if name is None else verifier_of(name, where, limit)
     asker = material.asker or asker_of(recipe)[0]
     most = table.max_tokens or (rollouts.max_tokens if rollouts is not None else MAX_TOKENS)
     pool = _pool(recipe, material, table, verifier, asker, material.context + 1 - most, most)
@@ -83,10 +90,23 @@ def _verifier(recipe: Recipe, material: Material) -> Evaluator | None:
             seed=recipe.run.seed,
             failures=failures,
         )
-        found = success(model)
+        try:
+            found = success(model)
+        except VerifierFailed as error:
+            _keep(error.failure, Path(recipe.run.folder))
+            raise
         return found if len(pool.domain_names) > 1 else {k: v for k, v in found.items() if not k.startswith("solved/")}
 
     return evaluate
+
+
+def _keep(failure: Failure, folder: Path) -> None:
+    """The whole answer on which a verifier has failed, as a line of `failed.jsonl` in the run's folder, where there is one."""
+    if folder.is_dir():
+        with (folder / FAILED).open("a", encoding="utf-8") as file:
+            file.write(
+                json.dumps({"where": failure.where, "completion": failure.response, "error": failure.what}, ensure_ascii=False) + "\n"
+            )
 
 
 def _pool(

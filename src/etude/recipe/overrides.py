@@ -1,8 +1,9 @@
 """`key=value` changes of a recipe on the command line. No torch here.
 
 A change that chooses one of several alternatives replaces the one in the file: `budget.steps=5` a budget in tokens,
-`data.corpus=kjv` a text, `optimizer.kind=sgd` what only AdamW knows, `methods.0.use=X` another method's settings. Two
-alternatives on the command line itself stay both, and are refused as they would be in a file.
+`data.corpus=kjv` a text, `optimizer.kind=sgd` what only AdamW knows, `objective.kind=orpo` the beta of another loss,
+`methods.0.use=X` another method's settings. Two alternatives on the command line itself stay both, and are refused as they
+would be in a file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,21 @@ from pydantic import BaseModel
 
 from etude.engine.schedule import SCHEDULES
 from etude.errors import BadInput
-from etude.recipe.tables import DATA, MODELS, OPTIMIZERS, SAMPLERS, BudgetTable, kind_of_data
+from etude.recipe.tables import (
+    CLIPPED,
+    DATA,
+    MODELS,
+    OPTIMIZERS,
+    PAIR_KEYS,
+    PAIRS,
+    POLICIES,
+    POLICY_KEYS,
+    READING,
+    READING_KEYS,
+    SAMPLERS,
+    BudgetTable,
+    kind_of_data,
+)
 
 SOURCES = ("text", "corpus", "tokens", "domains", "images", "table", "rows", "task")
 """The keys of [data] that name the data; the first three name a domain's, too."""
@@ -103,6 +118,8 @@ def _make_way(document: dict[str, Any], parts: Sequence[str], value: Any) -> Non
         document.pop("optimizers", None)
     elif first == "optimizers":
         document.pop("optimizer", None)
+    elif first in ("objective", "objectives"):
+        document.pop("objectives" if first == "objective" else "objective", None)
     table = document.get(first)
     if first == "methods" and isinstance(table, list) and len(rest) == 2 and rest[1] == "use":
         entry = table[int(rest[0])] if rest[0].isdecimal() and int(rest[0]) < len(table) else None
@@ -116,6 +133,8 @@ def _make_way(document: dict[str, Any], parts: Sequence[str], value: Any) -> Non
             _drop(table, [k for k in BudgetTable.model_fields if k not in own])
     elif first == "data":
         _data(table, rest)
+    elif first == "objective" and rest == ["kind"]:
+        _objective(document, value)
     elif first == "optimizers" and len(rest) == 2 and rest[1] == "kind" and isinstance(table.get(rest[0]), dict):
         _kind(table[rest[0]], value, OPTIMIZERS, "adamw")
     elif (first == "model" and rest == ["pretrained"]) or (first == "model" and rest == ["kind"] and "pretrained" in table):
@@ -142,6 +161,29 @@ def _data(table: dict[str, Any], rest: Sequence[str]) -> None:
         _drop(table, ["separator"])  # corpora and tokens know their documents
     if rest[0] == "tokens":
         _drop(table, ["tokenizer", "vocab"])
+
+
+def _objective(document: dict[str, Any], kind: Any) -> None:
+    """Drops what the former kind alone knows; of preferences all, as a beta means something else in each loss."""
+    table = document["objective"]
+    before = table.get("kind", "grpo" if kind_of_data(document.get("data")) == "task" else "dpo")
+    if kind in READING:
+        others = [*PAIR_KEYS, *POLICY_KEYS, *(k for keys in READING_KEYS.values() for k in keys)]
+        _drop(table, [k for k in others if k not in READING_KEYS[kind]])
+    if kind == before or kind not in (*PAIRS, *POLICIES):
+        return
+    if before in READING:
+        _drop(table, READING_KEYS[before])
+    elif before in PAIRS:
+        _drop(table, PAIR_KEYS)
+    elif kind in PAIRS:
+        _drop(table, POLICY_KEYS)
+        document.pop("rollouts", None)
+    else:
+        if before in CLIPPED and kind not in CLIPPED:
+            _drop(table, ("clip_low", "clip_high"))
+        if before == "dapo" and isinstance(document.get("rollouts"), dict):
+            _drop(document["rollouts"], ("max_draws", "overlong"))
 
 
 def _kind(table: dict[str, Any], kind: Any, kinds: Mapping[str, type], default: str) -> None:

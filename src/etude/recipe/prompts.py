@@ -23,15 +23,18 @@ from etude.recipe.verifiers import VerifiedBy, Verifier, row_of
 
 @dataclass(frozen=True)
 class Asker:
-    """How prompts reach a model. template: its chat template, made when messages are met; None for a model without one."""
+    """How prompts reach a model. template: its chat template, made when messages are met; None for a model without one. begin: the token
+    that stands before a text, as it is written."""
 
     tokenizer: Tokenizer
     template: Callable[[], Template] | None = None
+    begin: str = ""
 
     def text(self, prompt: str | Messages, where: str, tools: list[Any] | None = None) -> str:
-        """A text as it is, messages by the chat template up to where the assistant's turn begins. Raises BadInput naming the row."""
+        """A text with what the model has before a text, messages by the chat template up to where the assistant's turn begins.
+        Raises BadInput naming the row."""
         if isinstance(prompt, str):
-            return prompt
+            return begun(prompt, self.begin)
         if self.template is None:
             raise BadInput(where, "messages", "a model with a chat template, or texts")
         template = self.template()
@@ -44,6 +47,11 @@ class Asker:
 
     def user(self, text: str, where: str) -> str:
         return self.text([{"role": "user", "content": text}], where)
+
+
+def begun(text: str, begin: str) -> str:
+    """A text with the token before it that a model has read before all texts."""
+    return text if text.startswith(begin) else begin + text
 
 
 def prompt_of(row: Row, where: str) -> str | Messages:
@@ -86,7 +94,7 @@ def task_problems(
     found = {}
     for level in difficulties:
         problems = [task.problem(seed, index, level) for index in range(count)]
-        kept = [replace(p, prompt=asker.user(p.prompt, p.id) if chat else p.prompt) for p in problems]
+        kept = [replace(p, prompt=asker.user(p.prompt, p.id) if chat else asker.text(p.prompt, p.id)) for p in problems]
         found[level] = [p for p in kept if p.prompt not in without]
         if not found[level]:
             expected = "more of data.problems, or fewer held out"
@@ -126,13 +134,22 @@ def task_pool(task: Task, problems: dict[int, list[Problem]], verifier: Verifier
     return ProblemPool([Domain(f"{task.name}/{level}", some, lambda: SingleTurn(by)) for level, some in problems.items()])
 
 
-def row_pool(name: str, problems: Sequence[Problem], verifier: Verifier) -> ProblemPool:
-    return ProblemPool.given(VerifiedBy(name, verifier), problems)
+def row_pool(name: str, problems: Sequence[Problem], verifier: Verifier, domain: str | None = None) -> ProblemPool:
+    """domain: the field of the rows that holds each problem's; without it they are one, of that name."""
+    by = VerifiedBy(name, verifier)
+    if domain is None:
+        return ProblemPool.given(by, problems)
+    parts: dict[str, list[Problem]] = {}
+    for problem in problems:
+        parts.setdefault(str(problem.data[domain]).strip(), []).append(problem)
+    return ProblemPool([Domain(called, some, lambda: SingleTurn(by)) for called, some in parts.items()])
 
 
 def fitting(problems: Sequence[Problem], tokenizer: Tokenizer, room: int, too_long: str, why: str) -> tuple[list[Problem], int]:
     """Problems whose prompts have at most `room` tokens, and how many have more. Raises BadInput naming the first unless it is to be
     dropped."""
+    if not problems:
+        raise BadInput("data", "no row", "at least one prompt")
     kept = []
     for problem in problems:
         count = len(tokenizer.encode(problem.prompt))

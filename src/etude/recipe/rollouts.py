@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from etude.data.row_fields import labels
 from etude.data.row_files import row_file
 from etude.data.tokenizers import Bytes
 from etude.engine.ledger import Ledger
@@ -39,7 +40,8 @@ from etude.recipe.prompts import (
     task_pool,
     task_problems,
 )
-from etude.recipe.rows import parted, reader_of
+from etude.recipe.rows import check_domains, parted, reader_of
+from etude.recipe.scorers import graded
 from etude.recipe.tables import ObjectiveTable, PretrainedTable, Recipe, RolloutsTable, RowsData, TaskData
 from etude.recipe.verifiers import Verifier, verifier_of
 
@@ -73,14 +75,18 @@ def rollouts_material(recipe: Recipe, data: RowsData | TaskData) -> Material:
     asker, end, facts = asker_of(recipe)
     config = policy_config(objective, table.max_tokens)
     _check_draws(table, str(objective.kind))
-    verifier = None if objective.verifier is None else verifier_of(objective.verifier, "objective.verifier")
+    limit = objective.verifier_seconds
+    if objective.verifier is None and limit is not None:
+        raise BadInput("objective.verifier_seconds", "it for a task's own verifier", "objective.verifier beside it")
+    verifier = None if objective.verifier is None else verifier_of(objective.verifier, "objective.verifier", limit)
     if verifier is not None:
         facts["verifier"] = verifier.facts
     room = data.context + 1 - table.max_tokens
     if room < 1:
         raise BadInput("data.context", repr(data.context), f"more than rollouts.max_tokens, {table.max_tokens}")
     parts = _of_rows if isinstance(data, RowsData) else _of_task
-    training, held_out = parts(recipe, data, asker, verifier, room, facts)  # type: ignore[arg-type]
+    spent = Ledger()
+    training, held_out = parts(recipe, data, asker, verifier, room, facts, spent)  # type: ignore[arg-type]
     sampling = Sampling(temperature=table.temperature, max_tokens=table.max_tokens, stop_tokens=end, stop_strings=table.stop)
     failures = objective.failures or "stop"
 
@@ -104,7 +110,10 @@ def rollouts_material(recipe: Recipe, data: RowsData | TaskData) -> Material:
             watch=said.round,
         )  # fmt: skip
 
-    ESTIMATORS[str(objective.kind)].check(table.samples)
+    try:
+        ESTIMATORS[str(objective.kind)].check(table.samples)
+    except BadInput as error:
+        raise error.at(f"rollouts.{error.where}") from error
     vocab = asker.tokenizer.vocab
     facts |= {"vocab": vocab, "samples": len(training), "held_out_samples": len(held_out) if held_out else 0}
     return Material(
@@ -121,6 +130,7 @@ def rollouts_material(recipe: Recipe, data: RowsData | TaskData) -> Material:
         asker=asker,
         held_out_problems=held_out,
         stop_tokens=end,
+        spent=spent,
     )
 
 
@@ -137,7 +147,7 @@ def asker_of(recipe: Recipe) -> tuple[Asker, tuple[int, ...], dict[str, Any]]:
     reader = reader_of(found.path, found.name)
     weights = {path.name: path.stat().st_size for path in sorted(found.path.glob("*.safetensors"))}
     facts = {"model": {"name": found.name, "commit": found.commit, "bytes": weights}}
-    return Asker(reader.tokenizer, reader.template), () if reader.end is None else (reader.end,), facts
+    return reader.asker, () if reader.end is None else (reader.end,), facts
 
 
 def _check_draws(table: RolloutsTable, kind: str) -> None:
@@ -149,13 +159,14 @@ def _check_draws(table: RolloutsTable, kind: str) -> None:
 
 
 def _of_rows(
-    recipe: Recipe, data: RowsData, asker: Asker, verifier: Verifier, room: int, facts: dict[str, Any]
+    recipe: Recipe, data: RowsData, asker: Asker, verifier: Verifier, room: int, facts: dict[str, Any], spent: Ledger
 ) -> tuple[ProblemPool, ProblemPool | None]:
     assert recipe.rollouts is not None
     if data.too_long == "cut":
         raise BadInput("data.too_long", "'cut' for prompts", "error or drop: a prompt without its end is another prompt")
     why = f"data.context = {data.context} holds a response of rollouts.max_tokens = {recipe.rollouts.max_tokens} beside it"
     file = row_file(data.rows)
+    names = () if data.domain is None else labels(file, data.domain, "data.domain").names
     problems, dropped = fitting(list(row_problems(file, asker, verifier)), asker.tokenizer, room, data.too_long, why)
     training, held = problems, None
     if data.held_out_rows is not None:
@@ -172,11 +183,20 @@ def _of_rows(
     name = Path(data.rows).name
     facts["rows"] = {"name": name, "kind": "prompt", "sha256": file.sha256(), "rows": len(problems), "tokens": tokens}
     facts["dropped"] = dropped
-    return row_pool(name, training, verifier), row_pool(name, held, verifier) if held else None
+    pool = row_pool(name, training, verifier, data.domain)
+    if names:
+        check_domains(data, names, np.array([names.index(n) for n in pool.domain_names]))
+    if data.difficulty == "length":
+        pool.difficulty = np.array([len(asker.tokenizer.encode(pool[i].prompt)) for i in range(len(pool))], dtype=np.float64)
+    elif data.difficulty is not None:
+        found = graded(file, data.difficulty, spent, facts)
+        each = {file.where(int(line)): value for line, value in zip(found.lines, found.values, strict=True)}
+        pool.difficulty = np.array([each[pool[i].id] for i in range(len(pool))])
+    return pool, row_pool(name, held, verifier) if held else None
 
 
 def _of_task(
-    recipe: Recipe, data: TaskData, asker: Asker, verifier: Verifier | None, room: int, facts: dict[str, Any]
+    recipe: Recipe, data: TaskData, asker: Asker, verifier: Verifier | None, room: int, facts: dict[str, Any], spent: Ledger
 ) -> tuple[ProblemPool, ProblemPool | None]:
     assert recipe.rollouts is not None
     if data.chat and asker.template is None:

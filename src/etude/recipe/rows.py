@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,29 @@ import numpy as np
 import torch
 from torch import nn
 
-from etude.data.chat import ChatTemplate, Template, transformers_tokenizer
-from etude.data.packing import PackedSource
+from etude.data.chat import ChatTemplate, Template, begin_of, transformers_tokenizer
+from etude.data.packing import packed
+from etude.data.row_fields import labels
 from etude.data.row_files import RowFile, row_file
 from etude.data.row_kinds import kind_of
 from etude.data.row_store import RowStore, stored
-from etude.data.tokenizers import Tokenizer
+from etude.data.sources import DescribedSource
+from etude.data.tokenizers import Bytes, Tokenizer
 from etude.engine.device import device_of
+from etude.engine.ledger import Ledger
 from etude.engine.protocols import Batch, Evaluator, Metrics, Objective, Source
 from etude.errors import BadInput
 from etude.generate.hub import locate
-from etude.generate.pretrained import Pretrained, tokenizer_of
+from etude.generate.pretrained import Pretrained, tokenizer_of, vocabulary_of
 from etude.learn.finetune import Finetune
-from etude.learn.language import CausalLM, HeldOutLoss
 from etude.learn.logprobs import frozen_copy
 from etude.learn.mapped import MappedPairs, MappedRows, fitted
 from etude.learn.preference import DPO, IPO, ORPO, PairLoss, Preference, SimPO
 from etude.recipe.material import Material
 from etude.recipe.prompts import Asker
-from etude.recipe.tables import EvaluateTable, ObjectiveTable, PretrainedTable, Recipe, RowsData
+from etude.recipe.reading import reading_of
+from etude.recipe.scorers import graded
+from etude.recipe.tables import PAIR_KEYS, PAIRS, READING, EvaluateTable, PretrainedTable, Recipe, RowsData
 
 LIMIT = 256
 """Held-out samples that are measured, where a recipe does not say."""
@@ -39,23 +43,39 @@ LOSSES: Mapping[str, type[DPO] | type[IPO] | type[ORPO] | type[SimPO]] = {"dpo":
 @dataclass(frozen=True)
 class Reader:
     """What reads rows for a model. end: the id that closes a text. template: made when messages are met; None has no tokenizer of
-    transformers'."""
+    transformers'. begin: id and text of the token before a text, where the model has one."""
 
     tokenizer: Tokenizer
     end: int | None = None
     template: Callable[[], Template] | None = None
+    begin: tuple[int, str] | None = None
+
+    @property
+    def asker(self) -> Asker:
+        return Asker(self.tokenizer, self.template, "" if self.begin is None else self.begin[1])
 
 
 def reader_of(folder: Path, name: str) -> Reader:
-    """Of a model folder: its tokenizer, its end token and its chat template."""
-    inner = transformers_tokenizer(folder)
-    return Reader(tokenizer_of(folder), inner.eos_token_id, lambda: ChatTemplate(inner, name))
+    """Of a model folder: its tokenizer, its end token and its chat template. Raises BadInput for tokens that the model does not hold."""
+    inner, tokenizer = transformers_tokenizer(folder), tokenizer_of(folder)
+    vocab = vocabulary_of(folder)
+    if vocab is not None:
+        where = f"the tokenizer of {name}"
+        if tokenizer.vocab > vocab:
+            raise BadInput(where, f"a vocabulary of {tokenizer.vocab} tokens", f"at most the {vocab} of the model")
+        used = f"{inner.eos_token} {inner.chat_template or ''}"
+        for token, number in inner.get_added_vocab().items():
+            if number >= vocab and token in used:
+                found = f"'{token}' as number {number}, in the chat template or the end of texts"
+                raise BadInput(where, found, f"numbers below the {vocab} of the model (`resize_token_embeddings` makes room)")
+    return Reader(tokenizer, inner.eos_token_id, lambda: ChatTemplate(inner, name), begin_of(inner))
 
 
 def read_rows(file: RowFile, reader: Reader) -> RowStore:
     """Raises BadInput as `stored` does."""
     template = reader.template() if reader.template is not None and conversational(file) else None
-    return stored(file, reader.tokenizer, template=template, end=reader.end)
+    begin = None if reader.begin is None else reader.begin[0]
+    return stored(file, reader.tokenizer, template=template, begin=begin, end=reader.end)
 
 
 def conversational(file: RowFile) -> bool:
@@ -66,10 +86,49 @@ def conversational(file: RowFile) -> bool:
     return False
 
 
-def samples(store: RowStore, context: int, too_long: str, numbers: np.ndarray | None = None) -> tuple[Source, int, int]:
-    """(source, dropped, cut) of some of a store's samples, all by default. Documents are packed, and cut into pieces where they must be."""
+@dataclass(frozen=True)
+class Told:
+    """What each sample of a store belongs to, [N] each. domains: indices into `names`. difficulty: higher is harder."""
+
+    domains: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    difficulty: np.ndarray | None = None
+
+    def of(self, numbers: np.ndarray) -> dict[str, Any]:
+        """Of some of them, for `DescribedSource` and `packed`."""
+        pick = {"domains": self.domains, "difficulty": self.difficulty}
+        return {"names": self.names} | {name: None if values is None else values[numbers] for name, values in pick.items()}
+
+    @property
+    def nothing(self) -> bool:
+        return self.domains is None and self.difficulty is None
+
+
+def told(data: RowsData, file: RowFile, store: RowStore, spent: Ledger, facts: dict[str, Any]) -> Told:
+    """What the recipe asks of each row: its domain, how difficult it is. Raises BadInput naming file, line and field."""
+    lines = store.lines[:: store.rows_each]
+    domains, names, difficulty = None, (), None
+    if data.domain is not None:
+        found = labels(file, data.domain, "data.domain")
+        domains, names = found.at(lines), found.names
+    if data.difficulty == "length":
+        difficulty = np.diff(store.offsets).reshape(len(store), store.rows_each).max(1)
+    elif data.difficulty is not None:
+        difficulty = graded(file, data.difficulty, spent, facts).at(lines)
+    return Told(domains, names, difficulty)
+
+
+def samples(
+    store: RowStore, context: int, too_long: str, numbers: np.ndarray | None = None, told: Told | None = None
+) -> tuple[Source, int, int]:
+    """(source, dropped, cut) of some of a store's samples, all by default. Documents are packed, and cut into pieces where they must be.
+
+    told: the source then has it. Raises BadInput for a domain without samples.
+    """
+    told = told or Told()
     if store.kind == "text":
-        return PackedSource(store, context, documents=numbers), 0, 0
+        chosen = np.arange(len(store)) if numbers is None else numbers
+        return packed(store, context, documents=numbers, **told.of(chosen)), 0, 0
     fit = fitted(store, context, too_long)
     kept = fit.numbers if numbers is None else np.intersect1d(fit.numbers, numbers)
     if not len(kept):
@@ -77,7 +136,8 @@ def samples(store: RowStore, context: int, too_long: str, numbers: np.ndarray | 
             store.file.name, "no sample that fits in one of its parts", "shorter rows, a longer context or another data.held_out"
         )
     made = MappedPairs if store.kind == "preference" else MappedRows
-    return made(store, kept, context=context), fit.dropped, fit.cut
+    source = made(store, kept, context=context)
+    return source if told.nothing else DescribedSource(source, **told.of(kept)), fit.dropped, fit.cut
 
 
 def parted(count: int, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -99,74 +159,99 @@ def parted_samples(store: RowStore, share: float) -> tuple[np.ndarray, np.ndarra
 
 def rows_material(recipe: Recipe, data: RowsData) -> Material:
     """Raises BadInput for rows that are wrong or too long, fewer than a batch, or an objective that does not fit them."""
-    assert isinstance(recipe.model, PretrainedTable)
-    found = locate(recipe.model.pretrained, recipe.model.revision, "model.pretrained")
-    reader = reader_of(found.path, found.name)
-    store = read_rows(row_file(data.rows), reader)
-    loss = pair_loss(recipe.objective, store.kind)
+    reader, model = reader_for(recipe)
+    file, spent, facts = row_file(data.rows), Ledger(), model
+    store = read_rows(file, reader)
+    loss = pair_loss(recipe, store.kind)
+    about = told(data, file, store, spent, facts)
     training, held_out = (None, None) if data.held_out_rows is not None else parted_samples(store, data.held_out)
-    source, dropped, cut = samples(store, data.context, data.too_long, training)
+    plain, dropped, cut = samples(store, data.context, data.too_long, training, about)
+    if about.names:
+        check_domains(data, about.names, np.asarray(plain.domains))  # type: ignore[attr-defined]
     held = None
     if data.held_out_rows is not None:
         other = read_rows(row_file(data.held_out_rows, "data.held_out_rows"), reader)
         if other.kind != store.kind:
             raise BadInput("data.held_out_rows", f"rows of the kind '{other.kind}'", f"'{store.kind}', as {data.rows}")
-        held, more_dropped, more_cut = samples(other, data.context, data.too_long)
+        beside = told(data.model_copy(update={"difficulty": None}), other.file, other, spent, {})
+        held, more_dropped, more_cut = samples(other, data.context, data.too_long, told=beside)
         dropped, cut = dropped + more_dropped, cut + more_cut
     elif held_out is not None and len(held_out):
-        held = samples(store, data.context, data.too_long, held_out)[0]
-    if len(source) < data.batch:
+        held = samples(store, data.context, data.too_long, held_out, Told(about.domains, about.names))[0]
+    if len(plain) < data.batch:
         what = "packed rows" if store.kind == "text" else "samples"
         expected = f"at least one batch of {data.batch}; more rows, or a smaller data.batch or data.held_out"
-        raise BadInput(data.rows, f"{len(source)} {what} for training", expected)
-    weights = {path.name: path.stat().st_size for path in sorted(found.path.glob("*.safetensors"))}
-    facts = {
+        raise BadInput(data.rows, f"{len(plain)} {what} for training", expected)
+    own = not isinstance(recipe.model, PretrainedTable)
+    reading = reading_of(recipe, reader.tokenizer, store.vocab, data.context, own=own, kind=store.kind) if loss is None else None
+    source, vocab = (plain, store.vocab) if reading is None else (reading.source(plain), reading.vocab)
+    facts |= {
         "rows": {
             "name": Path(data.rows).name, "kind": store.kind, "sha256": store.sha256, "rows": store.num_lines, "tokens": len(store.tokens),
         },
-        "model": {"name": found.name, "commit": found.commit, "bytes": weights},
-        "vocab": store.vocab, "samples": len(source), "held_out_samples": 0 if held is None else len(held), "dropped": dropped, "cut": cut,
+        "vocab": vocab, "samples": len(plain), "held_out_samples": 0 if held is None else len(held), "dropped": dropped, "cut": cut,
     }  # fmt: skip
+
+    def preferred(model: nn.Module) -> Objective:
+        assert loss is not None
+        return Preference(loss, frozen_copy(model) if loss.needs_reference else None)
+
     return Material(
         source=source,
-        objective=CausalLM() if store.kind == "text" else Finetune(),
-        objective_for=None if loss is None else lambda model: Preference(loss, frozen_copy(model) if loss.needs_reference else None),
-        evaluators={} if held is None or loss is not None else _evaluators(recipe.evaluate, held, store.kind),
+        objective=Finetune() if reading is None else reading.objective,
+        objective_for=preferred if reading is None else reading.objective_for,
+        evaluators={}
+        if held is None or reading is None
+        else reading.evaluators(recipe.evaluate, held, recipe.evaluate.limit or LIMIT, "rows"),
         evaluators_for=None if held is None or loss is None else lambda objective: _pair_evaluators(recipe.evaluate, held, objective),
         facts=facts,
-        vocab=store.vocab,
-        tokenizer=reader.tokenizer,
+        vocab=vocab,
+        tokenizer=reader.tokenizer if reading is None else reading.tokenizer,
         context=data.context,
-        asker=Asker(reader.tokenizer, reader.template),
+        groups=getattr(source, "domains", None),
+        group_names=tuple(getattr(source, "domain_names", ())),
+        spent=spent,
+        asker=reader.asker,
         held_out_lines=() if held_out is None else np.unique(store.lines[held_out * store.rows_each]).tolist(),
         stop_tokens=() if reader.end is None else (reader.end,),
     )
 
 
-def pair_loss(table: ObjectiveTable, kind: str) -> PairLoss | None:
+def reader_for(recipe: Recipe) -> tuple[Reader, dict[str, Any]]:
+    """What reads rows for the recipe's model, and which model it is. Models of etude's own kinds read bytes."""
+    if not isinstance(recipe.model, PretrainedTable):
+        return Reader(Bytes()), {}
+    found = locate(recipe.model.pretrained, recipe.model.revision, "model.pretrained")
+    weights = {path.name: path.stat().st_size for path in sorted(found.path.glob("*.safetensors"))}
+    return reader_of(found.path, found.name), {"model": {"name": found.name, "commit": found.commit, "bytes": weights}}
+
+
+def check_domains(data: RowsData, names: Sequence[str], domains: np.ndarray) -> None:
+    """Raises BadInput for a domain of which nothing is left to train on. domains: of the training samples, indices into `names`."""
+    counts = np.bincount(domains, minlength=len(names))
+    if not counts.all():
+        found = f"nothing to train on in the domain '{names[int(counts.argmin())]}' of {data.rows}"
+        raise BadInput("data.domain", found, "at least one row that fits and is not held out")
+
+
+def pair_loss(recipe: Recipe, kind: str) -> PairLoss | None:
     """Of preferences; None for other rows. Raises BadInput for settings that the kind of row or of loss does not have."""
-    given = {name: value for name in ("beta", "gamma", "weight", "normalised") if (value := getattr(table, name)) is not None}
+    table = recipe.objective
+    given = {name: value for name in PAIR_KEYS if (value := getattr(table, name)) is not None}
     if kind != "preference":
-        if table.kind is not None or given:
-            name = "kind" if table.kind is not None else next(iter(given))
+        if table.kind in PAIRS or given:
+            name = "kind" if table.kind in PAIRS else next(iter(given))
             raise BadInput(f"objective.{name}", f"it for rows of the kind '{kind}'", "rows with chosen and rejected, or no such key")
         return None
+    if recipe.objectives or table.kind in READING:
+        place, found = ("objectives", "it") if recipe.objectives else ("objective.kind", f"'{table.kind}'")
+        raise BadInput(place, f"{found} for rows with chosen and rejected", f"objective.kind of {', '.join(PAIRS)}")
     made = LOSSES[table.kind or "dpo"]
     for name in given:
         if name not in made.__dataclass_fields__:
             known = ", ".join(made.__dataclass_fields__)
             raise BadInput(f"objective.{name}", f"it for the kind '{table.kind or 'dpo'}'", f"what that has: {known}")
     return made(**given)
-
-
-def _evaluators(table: EvaluateTable, held: Source, kind: str) -> dict[str, Evaluator]:
-    for measure in table.measures or ("loss",):
-        if measure in ("domains", "accuracy"):
-            raise BadInput("evaluate.measures", f"'{measure}' of rows", "loss, verifier or lm_eval:TASK")
-    if "loss" not in (table.measures or ("loss",)):
-        return {}
-    objective = None if kind == "text" else Finetune()
-    return {"held-out": HeldOutLoss(held, objective, limit=table.limit or LIMIT, batch_size=table.batch)}
 
 
 def _pair_evaluators(table: EvaluateTable, held: Source, objective: Objective) -> dict[str, Evaluator]:
@@ -214,7 +299,7 @@ def rows(path: str | Path, *, tokenizer: Any, context: int = 512, too_long: str 
         reader = reader_of(Path(tokenizer.inner.config._name_or_path), tokenizer.inner.config._name_or_path)
     else:
         reader = Reader(tokenizer)
-    store = read_rows(row_file(path, "rows"), Reader(reader.tokenizer, reader.end if end is None else end, reader.template))
+    store = read_rows(row_file(path, "rows"), replace(reader, end=reader.end if end is None else end))
     return samples(store, context, too_long)[0]
 
 

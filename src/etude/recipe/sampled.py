@@ -17,6 +17,7 @@ from etude.recipe.build import Resolve, no_models
 from etude.recipe.finished import finished
 from etude.recipe.models import Models
 from etude.recipe.progress import Progress
+from etude.recipe.prompts import begun
 
 
 def sampled(
@@ -60,7 +61,7 @@ def sampled(
     sampling = replace(sampling, stop_tokens=done.stop_tokens)
     with Progress("generating", quiet) as shown:
         generator = LocalGenerator(merge_lora(done.model), done.tokenizer, context=done.context, progress=shown.update)
-        groups = generator.complete(texts, sampling, n=samples, seed=seed)
+        groups = generator.complete([begun(text, done.begin) for text in texts], sampling, n=samples, seed=seed)
     rows: list[Row] = [
         {
             "prompt": text, "completion": completion.text, "tokens": len(completion.tokens),

@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from etude.data.samplers import FixedMixture, OnlineMixture, Shuffle, WeightedDraw, by_loss, by_softmax
-from etude.engine.protocols import Labelled, Sampler
+from etude.data.samplers import Curriculum, FixedMixture, OnlineMixture, Shuffle, WeightedDraw, by_loss, by_softmax
+from etude.engine.protocols import Graded, Labelled, Sampler
 from etude.errors import BadInput, one_of
 from etude.recipe.material import Material
-from etude.recipe.tables import MixtureTable, OnlineTable, Recipe, ShuffleTable, WeightedTable
+from etude.recipe.tables import CurriculumTable, MixtureTable, OnlineTable, Recipe, ShuffleTable, WeightedTable
 
 
 def sampler_of(recipe: Recipe, material: Material) -> Sampler:
@@ -21,22 +21,53 @@ def sampler_of(recipe: Recipe, material: Material) -> Sampler:
         return Shuffle(table.replacement)
     if isinstance(table, WeightedTable):
         if material.groups is None:
-            raise BadInput("sampler.weights", "data without domains or classes", "a corpus with domains, [data.domains.NAME] or classes")
+            raise BadInput(
+                "sampler.weights",
+                "data without domains or classes",
+                "a corpus with domains, [data.domains.NAME], data.domain of rows, or classes",
+            )
         return WeightedDraw(_weights(table.weights, material)[material.groups], table.share)
+    if isinstance(table, CurriculumTable):
+        _whole_updates(table.update_every, recipe)
+        return _curriculum(table, material)
     if not isinstance(material.source, Labelled):
-        raise BadInput("sampler.kind", f"'{table.kind}' for data without domains", "a corpus with domains, or [data.domains.NAME]")
-    key, size = ("data.batch", recipe.data.batch) if recipe.rollouts is None else ("rollouts.prompts", recipe.rollouts.prompts)
-    if table.update_every % size:
-        raise BadInput("sampler.update_every", repr(table.update_every), f"a multiple of {key} ({size})")
+        raise BadInput(
+            "sampler.kind", f"'{table.kind}' for data without domains", "a corpus with domains, [data.domains.NAME], or data.domain of rows"
+        )
+    _whole_updates(table.update_every, recipe)
     if isinstance(table, MixtureTable):
-        return FixedMixture(_weights(table.weights, material), table.update_every)
+        return FixedMixture(_weights(table.weights, material), table.update_every, table.replacement)
     return _online(table, material)
 
 
+def _whole_updates(update_every: int, recipe: Recipe) -> None:
+    key, size = ("data.batch", recipe.data.batch) if recipe.rollouts is None else ("rollouts.prompts", recipe.rollouts.prompts)
+    if update_every % size:
+        raise BadInput("sampler.update_every", repr(update_every), f"a multiple of {key} ({size})")
+
+
+def _curriculum(table: CurriculumTable, material: Material) -> Curriculum:
+    measured = table.by == "loss"
+    if measured and material.stream_for is not None:
+        raise BadInput("sampler.by", "'loss' for prompts that are answered", "difficulty")
+    if not measured and not isinstance(material.source, Graded):
+        raise BadInput(
+            "sampler.by", "'difficulty' for data without one", "data.difficulty of texts or rows, a task's levels; or by = 'loss'"
+        )
+    settings = table.model_dump(exclude={"kind", "by"})
+    return Curriculum(measured=measured, **settings)
+
+
 def _online(table: OnlineTable, material: Material) -> OnlineMixture:
+    answered = material.stream_for is not None
+    if table.signal != "loss" and not answered:
+        raise BadInput("sampler.signal", f"'{table.signal}' where nothing is answered", "loss")
+    if answered and (table.signal, table.weigh) == ("loss", "loss"):
+        expected = "weigh = 'softmax', which takes the reward that is missing; or signal = 'reward' or 'advantage'"
+        raise BadInput("sampler.weigh", "'loss' for prompts that are answered", expected)
     weigh = by_loss if table.weigh == "loss" else partial(by_softmax, temperature=table.temperature)
     initial = None if table.weights is None else _weights(table.weights, material)
-    return OnlineMixture(weigh, table.update_every, table.smoothing, initial)
+    return OnlineMixture(weigh, table.update_every, table.smoothing, initial, signal=table.signal)
 
 
 def _weights(weights: Mapping[str, float], material: Material) -> np.ndarray:

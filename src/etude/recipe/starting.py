@@ -16,14 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from etude.data.encoding import encoded
 from etude.data.row_files import RowFile, row_file
 from etude.data.row_kinds import COLUMNS
 from etude.data.row_store import RowStore
+from etude.data.text import TextFile
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, reason
 from etude.generate.hub import locate
+from etude.recipe.build import Resolve, no_models
 from etude.recipe.config import parse
-from etude.recipe.prompts import Asker, levels_of, row_problems, task_of, task_problems
+from etude.recipe.continued import begun_from
+from etude.recipe.models import Models
+from etude.recipe.prompts import levels_of, row_problems, task_of, task_problems
 from etude.recipe.rows import Reader, parted_samples, read_rows, reader_of
 from etude.recipe.verifiers import verifier_of
 
@@ -43,13 +48,19 @@ MULTIPLE = 64
 LONGEST = 2048
 """Most tokens of a context that is proposed; assumed."""
 SHOWN = 3
+PLAIN = ".txt"
+PLAIN_CONTEXT = 512
+"""Most tokens of a text's windows that are proposed; assumed."""
+CARD = "OLMo-7B-SFT's card"
 WORDS = {
     "text": "documents, every token is learnt",
     "completion": "prompts with completions, the completions are learnt",
     "messages": "conversations, the assistant's turns are learnt",
     "preference": "preferences, the chosen rather than the rejected completion is learnt (DPO)",
+    "plain": "a text, every token is learnt",
     "prompt": "prompts, the model answers them and learns from what a verifier pays (GRPO)",
 }
+SECONDS = "verifier_seconds = 30.0  # most that one call may take; assumed"
 RESPONSE = 256
 """Most tokens of a response that is proposed; assumed."""
 
@@ -76,17 +87,19 @@ class Started:
 
 def started(
     model: str, data: str | None = None, out: Path | None = None, *, revision: str | None = None, verifier: str | None = None,
-    task: str | None = None,
+    task: str | None = None, resolve: Resolve = no_models, models: Models = no_models,
 ) -> Started:  # fmt: skip
     """Reads all rows, writes the recipe to `out` where it is given.
 
     verifier: a Python function by its import path: the rows' prompts are answered and paid (GRPO). task: a named task's problems instead
-    of rows. Raises BadInput where `out` exists, and as `etude train` would.
+    of rows. resolve, models: as `train_recipe` takes them, for a model that is a run's folder. Raises BadInput where `out` exists, and as
+    `etude train` would.
     """
     if out is not None and out.exists():
         raise BadInput(str(out), "a file that is there already", "a new name")
     if (data is None) == (task is None):
         raise BadInput("etude init", "both --data and --task" if data else "neither --data nor --task", "one of them")
+    model = begun_from(model, "--model", resolve, models)
     found = locate(model, revision, "--model")
     from etude.generate.pretrained import check_folder  # late: it needs torch
 
@@ -98,11 +111,18 @@ def started(
         done = _asked(head, reader, most, data, verifier, task)
     else:
         assert data is not None
+        if Path(data).suffix == PLAIN and Path(data).is_file():
+            return _written(_read_on(head, reader, most, data), out)
         file = row_file(data, "--data")
         if _prompts_alone(file):
             expected = "'./my_verifier.py:score' or 'my_module:score': rows with nothing but prompts are answered and paid (GRPO)"
             raise BadInput("--verifier", "none", expected)
         done = _learnt(head, reader, most, data, file)
+    return _written(done, out)
+
+
+def _written(done: Started, out: Path | None) -> Started:
+    """Raises BadInput where `out` cannot be written."""
     parse(tomllib.loads(done.recipe), str(out or "recipe"))
     if out is not None:
         try:
@@ -122,16 +142,44 @@ def _learnt(head: list[str], reader: Reader, most: int | None, data: str, file: 
     return Started(text, store.kind, len(store), context, too_long, examples(store, reader.tokenizer))
 
 
+def _read_on(head: list[str], reader: Reader, most: int | None, data: str) -> Started:
+    """Of a plain text, which is learnt on from its beginning to its end."""
+    share = 0.05
+    training, held = encoded(TextFile.scan(data), reader.tokenizer, held_out=share, separator="")
+    assert held is not None
+    context = min(PLAIN_CONTEXT, most or PLAIN_CONTEXT, len(held.tokens) - 1)
+    if context < 2:
+        raise BadInput(data, f"{len(training.tokens) + len(held.tokens)} tokens", f"some {round(3 / share)} or more")
+    windows = len(training.tokens) // (context + 1)
+    lines = [
+        f"# {Path(data).name}: {WORDS['plain']}.",
+        *head,
+        "",
+        "[data]",
+        f"text = {json.dumps(data, ensure_ascii=False)}",
+        'tokenizer = "model"      # the model\'s own',
+        f"context = {context:<14} # tokens of a window; assumed",
+        f"batch = {max(1, min(8, windows // 2)):<16} # windows an update; assumed (more: run.accumulate)",
+        f"held_out = {share:<13} # share of the text, its end, that is measured on; assumed",
+        '# separator = "\\n\\n"     # between documents, where it has several',
+        *_learning(data, pairs=False, budget=f"tokens = {3 * len(training.tokens):<15} # three times all tokens for training: {CARD}"),
+    ]
+    shown = [training.tokens[start : start + context] for start in range(0, SHOWN * context, context)]
+    parts = [(reader.tokenizer.decode(ids), True) for ids in shown if len(ids) == context]
+    examples = tuple(Example(f"{data}, window {number}", (part,)) for number, part in enumerate(parts, start=1))
+    return Started("\n".join(lines) + "\n", "plain", windows, context, 0, examples)
+
+
 def _prompts_alone(file: RowFile) -> bool:
     """Whether the first row has a prompt and nothing that answers it."""
     row = next((row for _, row in file.rows()), {})
-    return "prompt" in row and not any(all(column in row for column in columns) for columns in COLUMNS.values())
+    return "prompt" in row and not any(column in row for columns in COLUMNS.values() for column in columns if column != "prompt")
 
 
 def _asked(head: list[str], reader: Reader, most: int | None, data: str | None, verifier: str | None, task: str | None) -> Started:
     """Of prompts that are answered: a file's or a task's."""
     function = None if verifier is None else verifier_of(verifier, "--verifier")
-    asker = Asker(reader.tokenizer, reader.template)
+    asker = reader.asker
     chat = False
     if data is not None:
         file = row_file(data, "--data")
@@ -222,8 +270,14 @@ def _recipe(head: list[str], data: str, store: RowStore, context: int, too_long:
             'kind = "dpo"             # or ipo, orpo, simpo',
             "beta = 0.1               # OLMo-7B-SFT's card, for its DPO",
         ]
+    lines += _learning(data, pairs=pairs, budget=f"samples = {3 * training:<14} # three times all rows for training: {CARD}")
+    return "\n".join(lines) + "\n"
+
+
+def _learning(data: str, *, pairs: bool, budget: str) -> list[str]:
+    """Everything after the data and the objective: optimizer, schedule, budget, measures, run."""
     source = "OLMo-7B-SFT's card, for its DPO" if pairs else "TRL's SFTConfig; small models bear 10 times that (assumed)"
-    lines += [
+    return [
         "",
         "[optimizer]",
         'kind = "adamw"',
@@ -237,7 +291,7 @@ def _recipe(head: list[str], data: str, store: RowStore, context: int, too_long:
         "final = 0.0",
         "",
         "[budget]",
-        f"samples = {3 * training:<14} # three times all rows for training: OLMo-7B-SFT's card",
+        budget,
         "",
         "[evaluate]",
         *MEASURES,
@@ -247,7 +301,6 @@ def _recipe(head: list[str], data: str, store: RowStore, context: int, too_long:
         'folder = "runs/' + Path(data).stem + '"',
         *SETTINGS,
     ]
-    return "\n".join(lines) + "\n"
 
 
 MEASURES = [
@@ -287,7 +340,7 @@ def _asking_recipe(
         "",
         "[objective]",
         'kind = "grpo"            # or dr-grpo, dapo, reinforce, rloo',
-        *([f"verifier = {json.dumps(verifier, ensure_ascii=False)}"] if verifier is not None else []),
+        *([f"verifier = {json.dumps(verifier, ensure_ascii=False)}", SECONDS] if verifier is not None else []),
         "kl = 0.0                 # TRL's GRPOConfig; the paper's 0.04 keeps a frozen copy of the model",
         'failures = "stop"        # or "zero": what a verifier that raises or gives no number does',
         "",

@@ -83,7 +83,7 @@ MODELS: dict[str, type[BaseModel]] = {
 
 # --- [data] -----------------------------------------------------------------------------------------------------------
 class TextSource(Table):
-    """One domain of a mixture: a text file, a corpus by name, or a folder of memory-mapped tokens."""
+    """One domain of a mixture: a text file or a folder of them, a corpus by name, or a folder of memory-mapped tokens."""
 
     text: Text | None = None
     corpus: Text | None = None
@@ -91,7 +91,7 @@ class TextSource(Table):
 
 
 class TextData(TextSource):
-    """Language: one source, or several named ones as `[data.domains.NAME]`."""
+    """Language: one source, or several named ones as `[data.domains.NAME]`; the folders inside a folder of texts are domains too."""
 
     domains: Annotated[dict[str, TextSource], Field(min_length=1)] | None = None
     tokenizer: Literal["byte", "character", "bpe", "model"] = "byte"  # "model": a pretrained one's. Tokens are encoded already
@@ -101,10 +101,11 @@ class TextData(TextSource):
     held_out: Part = 0.1  # share of a text or of tokens, from the end; corpora have a validation split
     separator: Annotated[str, Field(min_length=1)] | None = None  # between the documents of a text file
     documents: Literal["joined", "masked", "packed"] = "joined"
+    difficulty: Text | None = None  # "length" (packed documents), or a scorer of windows or documents: "./hard.py:words"
 
 
 class RowsData(Table):
-    """Rows of a JSONL or Parquet file, or of a folder that `datasets` saved, in TRL's columns, for a pretrained model.
+    """Rows of a JSONL or Parquet file, or of a folder that `datasets` saved, in TRL's columns. Models of etude's own kinds read bytes.
 
     On-policy objectives read the column `prompt` alone and hand the others to the verifier; `batch` is rollouts an update then.
     """
@@ -115,6 +116,8 @@ class RowsData(Table):
     context: Annotated[Whole, Field(ge=2)] = 512  # tokens; assumed
     batch: Count = 8
     too_long: Literal["error", "drop", "cut"] = "error"  # rows of more tokens than the context; documents are always cut into pieces
+    domain: Text | None = None  # the field that holds each row's domain
+    difficulty: Text | None = None  # the field that holds a number, higher is harder; "length" (tokens); or a scorer, "./hard.py:words"
 
 
 class ImageData(Table):
@@ -158,20 +161,37 @@ class MixtureTable(Table):
     kind: Literal["mixture"]
     weights: Weights
     update_every: Count = 512
+    replacement: bool = False
 
 
 class OnlineTable(Table):
-    """Domains in proportions that follow their training losses, measured again every `update_every` samples."""
+    """Domains in proportions that follow their training losses, or what rollouts come to, measured again every `update_every` samples."""
 
     kind: Literal["online"]
-    weigh: Literal["loss", "softmax"] = "loss"
+    signal: Literal["loss", "reward", "advantage"] = "loss"  # of rollouts: minus the reward, its size, or that of the advantage
+    weigh: Literal["loss", "softmax"] = "loss"  # in proportion to the signal, or to its exponential
     temperature: Positive = 1.0  # softmax
     update_every: Count = 512
     smoothing: Below1 = 0.5
     weights: Weights | None = None  # before any feedback; equal where not given
 
 
-SAMPLERS: dict[str, type[Table]] = {"shuffle": ShuffleTable, "weighted": WeightedTable, "mixture": MixtureTable, "online": OnlineTable}
+class CurriculumTable(Table):
+    """Easy samples first: every `update_every` samples are drawn from the easiest share of all, which grows from `start` to all of them."""
+
+    kind: Literal["curriculum"]
+    by: Literal["difficulty", "loss"] = "difficulty"  # data.difficulty; or the present model's loss, measured and charged
+    start: Annotated[Real, Field(gt=0, le=1)] = 0.25
+    over: Count = 10  # stretches until all samples are in
+    power: Positive = 2.0  # 2: the share grows as a square root, 1: as a line
+    update_every: Count = 512
+    hardest_first: bool = False
+    measure_every: Count = 10  # stretches; loss
+
+
+SAMPLERS: dict[str, type[Table]] = {
+    "shuffle": ShuffleTable, "weighted": WeightedTable, "mixture": MixtureTable, "online": OnlineTable, "curriculum": CurriculumTable,
+}  # fmt: skip
 
 
 # --- [optimizer], [optimizers.NAME] -----------------------------------------------------------------------------------
@@ -259,11 +279,40 @@ POLICIES = ("grpo", "dr-grpo", "dapo", "reinforce", "rloo")
 """The on-policy objectives."""
 
 
-class ObjectiveTable(Table):
-    """Preferences read beta to normalised, on-policy objectives kl to failures; what is not given is the method's own."""
+READING = ("causal", "prefix", "spans", "infilling", "masked", "unlikelihood")
+"""Objectives over texts."""
+READING_KEYS = {
+    "causal": (), "prefix": (), "spans": ("ratio", "mean_span", "two_way", "marks"), "infilling": ("order", "marks"),
+    "masked": ("ratio", "marks"), "unlikelihood": ("alpha",),
+}  # fmt: skip
+"""What each of them may be told."""
+
+
+class _Reading(Table):
+    """What is predicted of a text; what is not given is the objective's own."""
+
+    ratio: Part | None = None  # spans, masked: the share of tokens taken out
+    mean_span: Annotated[Real, Field(ge=1)] | None = None  # spans: tokens
+    two_way: bool | None = None  # spans: the text with holes is read in both directions, and the loss is on the spans alone
+    order: Literal["psm", "spm", "both"] | None = None  # infilling: prefix first, or suffix first
+    alpha: NotNegative | None = None  # unlikelihood: its weight
+    marks: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None  # a pretrained model's own tokens that stand for the marks
+
+
+class ReadingTable(_Reading):
+    """One of several objectives over the same texts, as `[objectives.NAME]`: the sampler mixes them as it mixes domains."""
+
+    kind: Literal["causal", "prefix", "spans", "infilling", "masked", "unlikelihood"] = "causal"
+
+
+class ObjectiveTable(_Reading):
+    """Texts read ratio to marks, preferences beta to normalised, on-policy ones kl to failures; what is not given is the method's own."""
 
     label_smoothing: Share = 0.0  # of cross entropy, on images and classes
-    kind: Literal["dpo", "ipo", "orpo", "simpo", "grpo", "dr-grpo", "dapo", "reinforce", "rloo"] | None = None
+    kind: Literal[
+        "causal", "prefix", "spans", "infilling", "masked", "unlikelihood",
+        "dpo", "ipo", "orpo", "simpo", "grpo", "dr-grpo", "dapo", "reinforce", "rloo",
+    ] | None = None  # fmt: skip
     beta: Positive | None = None  # dpo, ipo, simpo
     gamma: NotNegative | None = None  # simpo
     weight: Positive | None = None  # orpo
@@ -273,11 +322,14 @@ class ObjectiveTable(Table):
     clip_high: NotNegative | None = None
     entropy: NotNegative | None = None  # weight of the bonus, nats
     verifier: Text | None = None  # "my_module:score" or "./my_verifier.py:score"; a task has its own
+    verifier_seconds: Positive | None = None  # most that one call of `verifier` may take; any time where not given
     failures: Literal["stop", "zero"] | None = None  # what a verifier that raises or gives no number does; stop where not given
 
 
 PAIR_KEYS = ("beta", "gamma", "weight", "normalised")
-POLICY_KEYS = ("kl", "clip_low", "clip_high", "entropy", "verifier", "failures")
+POLICY_KEYS = ("kl", "clip_low", "clip_high", "entropy", "verifier", "verifier_seconds", "failures")
+CLIPPED = ("grpo", "dr-grpo", "dapo")
+"""Those with a ratio to clip."""
 
 
 class EvaluateTable(Table):
@@ -391,7 +443,8 @@ Sampler = Annotated[
     Annotated[ShuffleTable, Tag("shuffle")]
     | Annotated[WeightedTable, Tag("weighted")]
     | Annotated[MixtureTable, Tag("mixture")]
-    | Annotated[OnlineTable, Tag("online")],
+    | Annotated[OnlineTable, Tag("online")]
+    | Annotated[CurriculumTable, Tag("curriculum")],
     Discriminator(_kind("shuffle")),
 ]
 Optimizer = Annotated[
@@ -409,6 +462,7 @@ class Recipe(Table):
     data: Data = TextData()
     sampler: Sampler = ShuffleTable()
     objective: ObjectiveTable = ObjectiveTable()
+    objectives: Annotated[dict[str, ReadingTable], Field(min_length=1)] | None = None
     rollouts: RolloutsTable | None = None
     optimizer: Optimizer = AdamWTable()
     optimizers: Annotated[dict[str, Optimizer], Field(min_length=1)] | None = None

@@ -20,7 +20,7 @@ from etude.data.stream import DataStream, source_of
 from etude.engine.arguments import typed, unknown_key
 from etude.engine.ledger import Budget
 from etude.engine.optim import OptimizerSpec
-from etude.engine.protocols import Evaluator, Method, Objective
+from etude.engine.protocols import Evaluator, Method, Objective, Sampler
 from etude.engine.schedule import Schedule
 from etude.engine.trainer import RunResult, Trainer
 from etude.errors import BadInput
@@ -28,6 +28,7 @@ from etude.learn.language import CausalLM
 from etude.learn.supervised import Supervised
 from etude.recipe.build import Resolve, build, no_models
 from etude.recipe.config import load, read
+from etude.recipe.continued import begun_from
 from etude.recipe.folder import DATA_FILE, check_data, check_recipe
 from etude.recipe.models import Models
 from etude.recipe.overrides import parsed, replaced
@@ -35,6 +36,7 @@ from etude.recipe.places import Places
 from etude.recipe.progress import Progress
 from etude.recipe.rows import objective_of
 from etude.recipe.stopping import stoppable
+from etude.recipe.tables import PretrainedTable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -45,6 +47,7 @@ def train(
     data: Any,
     *,
     methods: Sequence[Method] | Method = (),
+    sampler: Sampler | None = None,
     objective: Objective | None = None,
     budget: Budget | None = None,
     epochs: int | None = None,
@@ -67,6 +70,7 @@ def train(
     objective: by default next-token prediction for text and tokens; cross entropy for integer y, squared error for real y; for rows what
                their columns ask for: the completions' likelihood, or DPO against a frozen copy of the model.
                These two refuse NaN and infinities in x and y before anything runs; one that is given may read them as it likes.
+    sampler:   which samples, in which order: one of `etude.data.samplers`, where no method brings its own.
     methods:   such as `[etude.method("stacking")(at=0.2)]`; one alone may stand without a list.
     budget:    such as `Budget(tokens=1_000_000)`; or `epochs` over the data (3 where neither is given).
     The model is trained in place and not re-initialised. `settings` go to `etude.engine.trainer.Trainer`. Raises BadInput.
@@ -77,10 +81,13 @@ def train(
         if count is not None and count < 1:
             raise BadInput(f"{HERE}{name}", repr(count), "a whole number >= 1")
     _known_settings(settings)
+    owner = next((m.name for m in ([methods] if isinstance(methods, Method) else methods) if "sampler" in getattr(m, "slots", ())), None)
+    if sampler is not None and owner is not None:
+        raise BadInput(f"{HERE}sampler", f"it beside {owner}, which brings its own", "one of them")
     try:
         source = source_of(data, context)
         budget = budget or Budget(samples=(3 if epochs is None else epochs) * len(source))
-        stream = DataStream(source, batch_size, seed, drop_last=isinstance(source, (WindowSource, PackedSource)))
+        stream = DataStream(source, batch_size, seed, sampler=sampler, drop_last=isinstance(source, (WindowSource, PackedSource)))
         if objective is None:
             objective = objective_of(source, model) or _objective(source)
             if isinstance(source, TensorSource):
@@ -141,6 +148,10 @@ def train_recipe(
     """
     recipe, places = load(path, overrides), Places(Path(path).name, [".".join(parsed(text)[0]) for text in overrides])
     folder = Path(recipe.run.folder)
+    if isinstance(recipe.model, PretrainedTable):
+        # The recipe that is kept names that very checkpoint: the other run may go on.
+        name = begun_from(recipe.model.pretrained, places.of("model.pretrained"), resolve, models)
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"pretrained": name})})
     if resume:
         check_recipe(recipe, places)
     methods: Sequence[Method] = ()
@@ -149,7 +160,7 @@ def train_recipe(
             trainer = build(recipe, resolve, models, progress=shown.update, note=shown.note)
             methods = trainer.hooks.methods
             if resume:
-                check_data(trainer.beside, folder)
+                check_data(trainer.beside, folder, recipe)
             # Said with the first update: what is refused before that stands alone.
             size = sum(p.numel() for p in trainer.model.parameters())
             trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)

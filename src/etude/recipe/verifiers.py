@@ -4,7 +4,8 @@
     def score(response, row): ...              `row` is the whole row
     def score(completions, answer, **rest)     TRL's: lists of one, and a list of one number back
 
-It runs in this process, as the user's own code; what a model wrote is run by `etude.sandbox` alone.
+It runs in this process, as the user's own code, for so many seconds as its user allows; what a model wrote is run by `etude.sandbox`
+alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,7 +39,7 @@ OF_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extr
 
 @dataclass(frozen=True)
 class Verifier:
-    """name: as the recipe has it. sha256: of its file. needs: the columns without which it cannot be called."""
+    """name: as the recipe has it. sha256: of its file. needs: the columns without which it cannot be called. seconds: most of one call."""
 
     name: str
     function: Callable[..., Any]
@@ -45,9 +48,14 @@ class Verifier:
     takes: tuple[str, ...]
     everything: bool
     of_trl: bool
+    seconds: float | None = None
 
     def __call__(self, response: str, row: Mapping[str, Any]) -> Any:
-        """Whatever the function returns, or raises."""
+        """Whatever the function returns, or raises; TimeoutError where it takes longer than `seconds`."""
+        with at_most(self.seconds):
+            return self._called(response, row)
+
+    def _called(self, response: str, row: Mapping[str, Any]) -> Any:
         columns = {k: v for k, v in row.items() if self.everything or k in self.takes}
         if not self.of_trl:
             return self.function(response, **columns, **({ALL: dict(row)} if ALL in self.takes and ALL not in columns else {}))
@@ -71,13 +79,44 @@ class Verifier:
         return {"name": self.name, "sha256": self.sha256}
 
 
-def verifier_of(name: str, where: str) -> Verifier:
-    """Imports "my_module:score" (also from the working folder) or "./my_verifier.py:score". Raises BadInput for a name of another form, a
-    module that is not there or fails on import, and a function that is none or asks for what is not given."""
+@contextmanager
+def at_most(seconds: float | None) -> Iterator[None]:
+    """Raises TimeoutError in the block once it has taken so long; None: it may take any time.
+
+    By the alarm of the process: it reaches Python code and what asks for signals (`re`), not C code that never returns. Raises
+    RuntimeError outside the main thread, which alone receives it.
+    """
+    if seconds is None:
+        yield
+        return
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("a limit in seconds outside the main thread")
+
+    def end(*_: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds:g} seconds")
+
+    handler = signal.signal(signal.SIGALRM, end)
+    earlier = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *earlier)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def verifier_of(name: str, where: str, seconds: float | None = None) -> Verifier:
+    """Imports "my_module:score" (also from the working folder) or "./my_verifier.py:score". seconds: most of one call. Raises BadInput for
+    a name of another form, a module that is not there or fails on import, and a function that is none or asks for what is not given."""
+    function, sha256 = imported(name, where, EXPECTED)
+    return replace(_described(name, function, sha256, where), seconds=seconds)
+
+
+def imported(name: str, where: str, expected: str) -> tuple[Callable[..., Any], str]:
+    """A user's function by its import path, and the SHA-256 of its file ("" where it has none). Raises BadInput at `where`."""
     path, colon, attribute = name.rpartition(":")
     if not colon or not path or not attribute.isidentifier():
-        raise BadInput(where, f"'{name}'", EXPECTED)
-    module = _module(path, where)
+        raise BadInput(where, f"'{name}'", expected)
+    module = _module(path, where, expected)
     function = getattr(module, attribute, None)
     if function is None:
         functions = [k for k, v in vars(module).items() if inspect.isfunction(v) and not k.startswith("_")]
@@ -85,8 +124,7 @@ def verifier_of(name: str, where: str) -> Verifier:
     if not callable(function):
         raise BadInput(where, f"'{name}', a {type(function).__name__}", "a function")
     file = getattr(module, "__file__", None)
-    sha256 = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-    return _described(name, function, sha256, where)
+    return function, hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _described(name: str, function: Callable[..., Any], sha256: str, where: str) -> Verifier:
@@ -115,12 +153,12 @@ def _described(name: str, function: Callable[..., Any], sha256: str, where: str)
     return Verifier(name, function, sha256, needs, takes, everything, of_trl)
 
 
-def _module(path: str, where: str) -> ModuleType:
+def _module(path: str, where: str, expected: str) -> ModuleType:
     file = Path(path).expanduser() if path.endswith(".py") or "/" in path else None
     try:
         if file is not None:
             if not file.is_file():
-                raise BadInput(where, f"{path}, which is not there", EXPECTED)
+                raise BadInput(where, f"{path}, which is not there", expected)
             return _from_file(file.resolve())
         with _beside(Path.cwd()):
             return importlib.import_module(path)
@@ -128,7 +166,7 @@ def _module(path: str, where: str) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and (path == error.name or path.startswith(f"{error.name}.")):
-            raise BadInput(where, f"module '{error.name}', which is neither installed nor here", EXPECTED) from None
+            raise BadInput(where, f"module '{error.name}', which is neither installed nor here", expected) from None
         lines = [
             f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
         ]

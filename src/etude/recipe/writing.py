@@ -20,8 +20,9 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the document that `dump` writes."""
     document = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     document["run"].setdefault("clip", "none")  # None is not left out: the default is another
-    if recipe.optimizers is not None:
-        del document["optimizer"]
+    for one, several in (("optimizer", recipe.optimizers), ("objective", recipe.objectives)):
+        if several is not None:
+            del document[one]
     return document
 
 

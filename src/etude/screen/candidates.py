@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from etude.errors import BadInput, one_of
@@ -47,6 +47,12 @@ class Candidate:
         if not made["methods"]:
             del made["methods"]
         return made
+
+    def set(self, settings: Mapping[str, Any]) -> Candidate:
+        """The same of one part with some of its settings replaced."""
+        if self.methods:
+            return replace(self, methods=({**self.methods[0], **settings},))
+        return replace(self, changes={**self.changes, "model": {**self.changes["model"], **settings}})
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -67,3 +67,17 @@ def confirm(
             told = {"estimate": found.value, "interval": found.interval(at), "verdict": found.verdict(at)}
         done.append(Confirmed(name=name, level=at, p=one, d=d, n=len(base), **told))
     return sorted(done, key=lambda c: -math.inf if c.estimate is None else c.estimate, reverse=True)
+
+
+def winner_of(first: Sequence[Confirmed], second: Sequence[Confirmed], both: str, single: str) -> Confirmed | None:
+    """Who won: the best that holds, or None. second: the combination `both` and the best `single` on seeds of their own, or empty.
+
+    The combination wins where it holds and was better than the single one beside it.
+    """
+    winner = next((c for c in first if c.holds), None)
+    measured = {c.name: c for c in second}
+    if both in measured:
+        gain, alone = measured[both], measured[single]
+        if gain.holds and (alone.estimate is None or (gain.estimate or 0.0) > alone.estimate):
+            return gain
+    return winner

@@ -25,14 +25,14 @@ from etude.evidence.provenance import provenance
 from etude.evidence.reference import Reference
 from etude.evidence.runner import StudyInterrupted, perform, workers_of
 from etude.evidence.statistics import smallest_detectable
-from etude.papers.catalogue import card
-from etude.papers.loading import load_module
+from etude.papers.card import Card
 from etude.papers.suggesting import Facts
 from etude.recipe.config import load
 from etude.recipe.overrides import apply
 from etude.recipe.writing import plain, toml
 from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen, combined
-from etude.screen.confirming import Confirmed, confirm
+from etude.screen.certificates import certificate, code_of
+from etude.screen.confirming import Confirmed, confirm, winner_of
 from etude.screen.halving import Arm, Rung, ladder, select
 from etude.screen.probe import STEPS, Probe, probe
 from etude.screen.report import write_report
@@ -47,7 +47,8 @@ LOSS = "loss"
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """k: methods that are confirmed. seeds: 0 .. seeds - 1 of the confirmation. rates: factors on the recipe's learning rate, tried for
-    every arm. rungs: of the selection, each at half the budget of the next. d: smallest effect of interest, in the metric's unit."""
+    every arm. rungs: of the selection, each at half the budget of the next. d: smallest effect of interest, in the metric's unit.
+    unchecked: methods are listed that have not shown what `etude check` asks."""
 
     k: int = 3
     seeds: int = 8
@@ -55,6 +56,7 @@ class Settings:
     rungs: int = 2
     d: float = 0.01
     metric: str = ""
+    unchecked: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("k", 1), ("seeds", 2), ("rungs", 1)):
@@ -155,6 +157,8 @@ def _prepared(
         made = candidate(one, facts)
         if not isinstance(made, str):
             probed = kept.of(made)
+            if isinstance(probed, Probe) and not settings.unchecked:
+                probed = _unshown(one, _teller(quiet)) or probed
             if isinstance(probed, Probe):
                 found[one.slug], probes[one.slug] = made, probed
                 continue
@@ -165,6 +169,17 @@ def _prepared(
         document=document, settings=settings, candidates=found, refused=refused, probes=probes, flops=flops, tokens=steps * base.tokens,
         metric=metric, lower_is_better=LOSS in metric, workers=workers, out=out, proxy=proxy, quiet=quiet, rungs=rungs,
     )  # fmt: skip
+
+
+def _unshown(one: Card, say: Callable[[str], None]) -> str:
+    """Which of its obligations a method has not met; empty where it has them all."""
+    again = "(--unchecked lists it all the same)"
+    try:
+        done = certificate(one, lambda what: say(f"checking {what} ..."))
+    except BadInput as error:
+        return f"no small recipe can check it: {error.found} {again}"
+    failed = ", ".join(o.name for o in done.failed)
+    return f"it has not shown {failed}: `etude check {one.slug}` says what {again}" if failed else ""
 
 
 class _Probes:
@@ -181,7 +196,7 @@ class _Probes:
 
     def of(self, made: Candidate) -> Probe | str:
         changed = with_budget(made.of(self.document), {"steps": STEPS})
-        key = fingerprint.digest([changed, *_code(made)])
+        key = fingerprint.digest([changed, *code_of(made.parts)])
         if key not in self.kept:
             self.say(f"probing {made.name} ...")
             found = probe(changed)
@@ -189,15 +204,6 @@ class _Probes:
             write_atomic(self.path, json.dumps(self.kept, indent=1))
         told = self.kept[key]
         return told if isinstance(told, str) else Probe(**{**told, "metrics": tuple(told["metrics"])})
-
-
-def _code(made: Candidate) -> list[str]:
-    """What the numbers of an arm depend on beside its recipe: etude's floors, the method's own code, the libraries."""
-    files: dict[str, str] = {}
-    for word in made.parts:
-        found = fingerprint.code_files(Path(str(load_module(card(word)).__file__)))
-        files |= {name: path.read_text(encoding="utf-8") for name, path in found.items()}
-    return [fingerprint.floors_code(), fingerprint.code_hash(files), str(fingerprint.libraries()), fingerprint.instruction_set()]
 
 
 def _samples_an_update(document: Mapping[str, Any]) -> int:
@@ -290,20 +296,18 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, list(range(asked.n)), 1.0)
     outcomes = confirm(_by_name(told["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
     report["confirm"] = {"rates": found.rates, "methods": [c.as_dict() for c in outcomes], "values": _by_name(told["values"])}
-    winner = next((c for c in outcomes if c.holds), None)
+    second: list[Confirmed] = []
+    single = outcomes[0].name if outcomes else BASELINE
     together, tried = _combination(asked, outcomes)
     report["combinations"] = tried
     if together is not None:
-        single = outcomes[0].name
         rate = best[single][1]
         trio = {best[BASELINE]: BARE, best[single]: asked.candidates[single], (together.name, rate): together}
         more = _phase(asked, "combine", "combine", trio, list(range(asked.n, 2 * asked.n)), 1.0)
         second = confirm(_by_name(more["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
         report["combine"] = {"name": together.name, "methods": [c.as_dict() for c in second], "values": _by_name(more["values"])}
-        both = {c.name: c for c in second}
-        gain, alone = both[together.name], both[single]
-        if gain.holds and (alone.estimate is None or (gain.estimate or 0.0) > alone.estimate):
-            winner, asked.candidates[together.name], best[together.name] = gain, together, (together.name, rate)
+        asked.candidates[together.name], best[together.name] = together, (together.name, rate)
+    winner = winner_of(outcomes, second, "" if together is None else together.name, single)
     return _written(asked, report, winner, best, told["record"])
 
 
@@ -320,7 +324,7 @@ def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], 
     write_atomic(file, phase.as_json())
     reference = Reference(str(file), "etude.screen.trial:study_of")
     study = study_of(str(file))
-    hashes = {arm: fingerprint.digest([phase.recipe(arm, 0, Path()), *_code(candidate)]) for arm, (candidate, _) in named.items()}
+    hashes = {arm: fingerprint.digest([phase.recipe(arm, 0, Path()), *code_of(candidate.parts)]) for arm, (candidate, _) in named.items()}
     tasks = [output.task(folder, SCALE, arm, seed, hashes[arm]) for seed in seeds for arm in named]
     try:
         runs = perform(

@@ -116,3 +116,11 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(gym, "_package", gym._package.__wrapped__)
     with pytest.raises(BadInput, match=r"pip install 'etude\[tasks\]'"):
         task("reasoning-gym/countdown")
+
+
+@pytest.mark.parametrize(("name", "around"), [("sokoban", "{} or UDLR"), ("sokoban", "not {}"), ("survo", "not {}"), ("survo", "{} or so")])
+def test_words_around_an_answer_are_none(name, around):
+    task = GymTask(name)
+    problem = task.problem(5, 0, 0)
+    assert task.verify(problem, problem.answer) == 1
+    assert task.verify(problem, around.format(problem.answer)) == 0

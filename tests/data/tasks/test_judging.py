@@ -80,8 +80,10 @@ GOOD = {"id": "a", "prompt": "1+1=", "answer": "2"}
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", r"p.jsonl, line 2: found no JSON \(character 2"), ("[]", "p.jsonl, line 2: found a list, expected a JSON object"),
+        ("{", "p.jsonl, line 2: found no JSON: the line ends before it does, after '{', expected .*, not an object over several lines"),
+        ("[]", "p.jsonl, line 2: found a list, expected one JSON object a line, not one list of all"),
         (json.dumps({"id": "b", "prompt": "x"}), "p.jsonl, line 2, field 'answer': found nothing, expected a text"),
+        (json.dumps({**GOOD, "prompt": "x\udce9"}), "field 'prompt': found 'x.*udce9', half of a character, expected text"),
         (json.dumps({**GOOD, "id": 5}), "p.jsonl, line 2, field 'id': found 5, expected a text"),
         (json.dumps({**GOOD, "id": "b", "difficulty": "3"}), "p.jsonl, line 2, field 'difficulty': found \"3\", expected a whole number"),
         (json.dumps({**GOOD, "id": "b", "difficulty": True}), "field 'difficulty': found true, expected a whole number"),

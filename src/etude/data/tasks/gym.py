@@ -40,7 +40,9 @@ EXACT = frozenset({
     "coin_flip", "fraction_simplification", "game_of_life_halting", "gsm_symbolic", "knights_knaves", "letter_jumble", "rectangle_count",
 })  # fmt: skip
 """have one answer, but scorers that give the full mark for text around or near it: here only the answer itself is right"""
-SHAPES = {"kakurasu": r"[01\s]+", "quantum_lock": r"[A-Ca-c](?:\s*→\s*[A-Ca-c])*"}
+SHAPES = {
+    "kakurasu": r"[01\s]+", "quantum_lock": r"[A-Ca-c](?:\s*→\s*[A-Ca-c])*", "sokoban": r"[UDLR]+", "survo": r"[0-9\s]+",
+}  # fmt: skip
 """have several answers, and scorers that pass over what is not of this form"""
 MOST_DIGITS, MOST_TERMS = 1000, 500
 """What a formula may come to when it is multiplied out, by an upper bound; beyond it the scorer would hang."""
