@@ -171,7 +171,7 @@ def test_cite_a_paper_and_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (["list", "--jso"], "error: etude list, option: found '--jso', expected a known name; did you mean '--json'?"),
         (["list", "--family", "grow"], "error: etude list --family: found 'grow', expected a known name; did you mean 'growth'?"),
         (["show"], "error: etude show: found no PAPER, expected what `etude show --help` says"),
-        (["show", "skil-it"], "error: paper: found 'skil-it', expected a known name; did you mean 'skill-it' (planned)?"),
+        (["show", "entigrap"], "error: paper: found 'entigrap', expected a known name; did you mean 'entigraph' (planned)?"),
         (["run", "no/such.py"], "error: no/such.py: found no such file, expected a Python file that defines STUDY"),
         (["run", "stacking", "--workers", "x"], "error: etude run --workers: found 'x', expected a whole number"),
         (["run", "stacking", "--workers=0"], "error: etude run --workers: found '0', expected a whole number >= 1"),

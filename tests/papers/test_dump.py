@@ -9,6 +9,7 @@ import pytest
 import torch
 from rollout_toys import END as TOY_END
 from rollout_toys import Copy, Letters, PlainGenerator, tiny
+from toys import KillAt, Killed
 
 from etude.data.samplers import FixedMixture
 from etude.data.sources import MixtureSource, TensorSource
@@ -16,7 +17,7 @@ from etude.data.stream import DataStream
 from etude.engine.ledger import Budget
 from etude.engine.metrics import read_metrics
 from etude.engine.optim import SGD
-from etude.engine.protocols import Feedback, Method, Sampling
+from etude.engine.protocols import Feedback, Sampling
 from etude.engine.schedule import Constant
 from etude.engine.streams import initialise, numpy_rng
 from etude.engine.trainer import Trainer
@@ -187,19 +188,6 @@ def test_redrawn_rounds_are_told_too():
     method = Dump()
     result = train(rollouts(keep=informative, max_draws=3), method, steps=4)
     assert method.sampler.counts.sum() == result.ledger.total("samples", ("generate",))
-
-
-class Killed(Exception):
-    pass
-
-
-class KillAt(Method):
-    def __init__(self, at):
-        self.at = [at]  # in a list, which is no setting: the run that goes on is the same
-
-    def updated(self, run):
-        if run.step in self.at:
-            raise Killed
 
 
 @pytest.mark.parametrize("at", [2, 3, 5])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import KillAt, Killed
 
 from etude.data.sources import MixtureSource, TensorSource
 from etude.data.stream import DataStream
@@ -218,19 +219,6 @@ def test_pairs_take_a_run_for_each_skill_and_each_two():
     assert result.ledger.entries["prepare"]["samples"] == 6 * 5 * 8 + (6 + 1) * 30
     assert np.diag(method.sampler.graph).tolist() == [1, 1, 1]
     assert set(np.unique(method.sampler.graph)) <= {0.0, HELPS, 1.0}
-
-
-class Killed(Exception):
-    pass
-
-
-class KillAt(Method):
-    def __init__(self, at):
-        self.at = [at]  # in a list, which is no setting: the run that goes on is the same
-
-    def updated(self, run):
-        if run.step in self.at:
-            raise Killed
 
 
 @pytest.mark.parametrize("at", [3, 4, 9])

@@ -86,8 +86,7 @@ def _print_evidence(card: Card) -> None:
     for plot in past["plots"]:
         out.print(f"plot: {plot}", soft_wrap=True)
     if card.state == "ready":
-        where = card.module if card.origin == "file" else card.slug
-        out.print(f"Run it: [bold]etude run {escape(where)} --scale smoke[/]" + ("" if found else "  (nothing on record yet)"))
+        out.print(f"Run it: [bold]etude run {escape(card.word)} --scale smoke[/]" + ("" if found else "  (nothing on record yet)"))
     else:
         out.print("Planned, not yet here.")
 

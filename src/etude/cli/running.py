@@ -61,9 +61,7 @@ def run(
         return
     from etude.evidence.runner import run_study
 
-    found = card(paper)
-    word = found.module if found.origin == "file" else found.slug
-    run_study(word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
+    run_study(card(paper).word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
 
 
 def names(text: str, option: str) -> list[str] | None:

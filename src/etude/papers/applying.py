@@ -20,7 +20,7 @@ def lines(card: Card) -> dict[str, str]:
     """
     if not card.ready or not card.use:
         return {}
-    name = card.module if card.origin == "file" else card.slug
+    name = card.word
     settings = "".join(f"\n{line}" for line in card.settings)
     if card.use == "model":
         return {"recipe": f'[model]\nuse = "{name}"{settings}', "python": card.python}

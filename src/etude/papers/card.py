@@ -74,6 +74,11 @@ class Card:
         """ "ready", "planned" or "broken"."""
         return "broken" if self.problem else "ready" if self.ready else "planned"
 
+    @property
+    def word(self) -> str:
+        """What names it in a recipe or on the command line: its slug, or the path of a file."""
+        return self.module if self.origin == "file" else self.slug
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every field, tuples as lists, and the state."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

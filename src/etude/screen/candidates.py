@@ -83,8 +83,9 @@ def chosen(methods: Iterable[str] | None, family: str | None) -> list[Card]:
     return [c for c in ready if family is None or c.family == family or family in c.arenas]
 
 
-def candidate(found: Card, facts: Facts) -> Candidate | str:
-    """The candidate that a paper makes for this recipe, or the reason why there is none."""
+def candidate(found: Card, facts: Facts, *, ruled: bool = True) -> Candidate | str:
+    """The candidate that a paper makes for this recipe, or the reason why there is none. ruled: by the paper's own rule for its
+    settings, where it has one; else with the card's example."""
     if found.applies != "recipe":
         return f"a{'n' * (found.applies == 'analysis')} {found.applies}, which is not a change of one training run"
     use = found.use or ("method" if found.origin == "file" and load_methods(found.module) else "")
@@ -92,11 +93,11 @@ def candidate(found: Card, facts: Facts) -> Candidate | str:
         return "it has nothing to add to a recipe (its study compares whole set-ups)"
     if "domains" in found.needs and facts.domains < 2:
         return f"it needs data of several domains, found {facts.domains or 'none'}"
-    name = found.module if found.origin == "file" else found.slug
+    name = found.word
     used = [table.get("use", "").partition(":")[0] for table in facts.recipe.get("methods", ())]
     if name in used or facts.recipe["model"].get("use", "").partition(":")[0] == name:
         return "it is in the recipe already"
-    told = suggestion(found, facts)
+    told = suggestion(found, facts) if ruled else None
     if told is None:
         told = tomllib.loads("\n".join(found.settings))
     if isinstance(told, str):

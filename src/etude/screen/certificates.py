@@ -26,9 +26,8 @@ def code_of(names: Sequence[str]) -> list[str]:
 
 def certificate(found: Card, tell: Callable[[str], None] = lambda _: None, *, anew: bool = False) -> Checked:
     """What a method showed: as it is kept for this code and card, or checked now. Raises BadInput as `check` does."""
-    name = found.module if found.origin == "file" else found.slug
     declared = [found.off, found.limit, found.no_limit, found.against, found.whole_batch, found.settings]
-    path = cache_folder() / "checks" / f"{found.slug}-{fingerprint.digest([declared, *code_of([name])])}.json"
+    path = cache_folder() / "checks" / f"{found.slug}-{fingerprint.digest([declared, *code_of([found.word])])}.json"
     if path.is_file() and not anew:
         try:
             return Checked.from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -67,7 +67,7 @@ class Checked:
         return [o for o in self.obligations if o.state == "failed"]
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "obligations": [asdict(o) for o in self.obligations], "met": not self.failed}
+        return {**asdict(self), "met": not self.failed}
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Checked:

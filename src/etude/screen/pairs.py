@@ -1,6 +1,6 @@
 """Which methods go together: every pair on the first small recipe that takes both, as a matrix.
 
-works           it trains, is killed once, resumed, and ends in the same bits
+works           it trains, is killed twice, resumed, and ends in the same bits
 conflict        refused before anything runs, by the names of what clashes
 does not apply  no small recipe takes both
 broken          it begins, but does not end in the same bits
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.engine.result import NonFinite
 from etude.errors import BadInput
 from etude.evidence import jobs
 from etude.papers.card import Card
@@ -65,11 +64,13 @@ def composable() -> list[Card]:
     return [c for c in cards() if c.state == "ready" and c.applies == "recipe" and c.use]
 
 
-def _pair(a: Card, b: Card, beds: Iterable[Testbed], folder: Path) -> tuple[Outcome, str]:
+def _pair(a: Card, b: Card, beds: Sequence[Testbed], folder: Path) -> tuple[Outcome, str]:
     reasons: dict[str, str] = {}
     conflict = ""
+    # As in `placed`: a method whose rule has no use for it on any is taken with its card's example.
+    ruled = {card.slug: any(isinstance(candidate(card, bed.facts), Candidate) for bed in beds) for card in (a, b)}
     for bed in beds:
-        made = {card.slug: candidate(card, bed.facts) for card in (a, b)}
+        made = {card.slug: candidate(card, bed.facts, ruled=ruled[card.slug]) for card in (a, b)}
         parts = [m for m in made.values() if isinstance(m, Candidate)]
         if len(parts) < len(made):
             reasons |= {slug: m for slug, m in made.items() if isinstance(m, str) and slug not in reasons}
@@ -82,7 +83,7 @@ def _pair(a: Card, b: Card, beds: Iterable[Testbed], folder: Path) -> tuple[Outc
         folder.mkdir()
         try:
             differs = kept_exactly(together.of(bed.document), folder, KILLS, f"{a.slug} with {b.slug}")
-        except (BadInput, NonFinite) as error:
+        except BadInput as error:
             return "broken", str(error)
         return ("broken", f"resumed, {differs} is another") if differs else ("works", bed.name)
     if conflict:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from etude.engine.checkpoint import write_atomic
 from etude.engine.result import NonFinite
 from etude.errors import BadInput
-from etude.evidence import jobs
+from etude.evidence import fingerprint, jobs
 from etude.recipe.config import parse
-from etude.screen.trial import trainer_of
+from etude.screen.candidates import Candidate
+from etude.screen.certificates import code_of
+from etude.screen.trial import trainer_of, with_budget
 
 STEPS = 20
 
@@ -63,3 +67,27 @@ def probe(document: Mapping[str, Any]) -> Probe | str:
             samples=0 if source is None else len(source),
             domains=len(names),
         )
+
+
+class Probes:
+    """Probes kept in OUT/screen.json, by what was probed."""
+
+    def __init__(self, out: Path, document: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        self.path, self.document, self.say = out / "screen.json", document, say
+        self.kept: dict[str, Any] = {}
+        if self.path.exists():
+            try:
+                self.kept = json.loads(self.path.read_text(encoding="utf-8"))
+            except ValueError:
+                self.kept = {}
+
+    def of(self, made: Candidate) -> Probe | str:
+        changed = with_budget(made.of(self.document), {"steps": STEPS})
+        key = fingerprint.digest([changed, *code_of(made.parts)])
+        if key not in self.kept:
+            self.say(f"probing {made.name} ...")
+            found = probe(changed)
+            self.kept[key] = found if isinstance(found, str) else found.as_dict()
+            write_atomic(self.path, json.dumps(self.kept, indent=1))
+        told = self.kept[key]
+        return told if isinstance(told, str) else Probe(**{**told, "metrics": tuple(told["metrics"])})

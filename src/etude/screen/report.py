@@ -44,9 +44,9 @@ def winner_lines(report: Mapping[str, Any]) -> dict[str, str]:
     settings = {table["use"]: {k: v for k, v in table.items() if k != "use"} for table in report["methods"]}
     for slug in report["parts"]:
         found = card(slug)
-        name = found.module if found.origin == "file" else found.slug
-        if name in settings:
-            found = replace(found, settings=tuple(toml(settings[name]).splitlines()) if settings[name] else ())
+        if found.word in settings:
+            own = settings[found.word]
+            found = replace(found, settings=tuple(toml(own).splitlines()) if own else ())
         for where, text in lines(found).items():
             told.setdefault(where, []).append(text)
     said = {where: "\n".join(texts) for where, texts in told.items() if where != "trainer" or len(texts) == len(report["parts"])}
@@ -81,7 +81,8 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     for phase in plan["phases"]:
         said.append(f"  {phase['phase']}: {phase['arms']} arms, {phase['runs']} runs at {phase['share']:g} of the budget")
     for name, arm in plan["arms"].items():
-        said.append(f"  {name}: {clock(arm['seconds_a_run'])} a run, {amount(arm['memory'])}B of memory")
+        of_tokens = f"{amount(arm['tokens_a_run'])} tokens, " if arm["tokens_a_run"] else ""
+        said.append(f"  {name}: {of_tokens}{clock(arm['seconds_a_run'])} a run, {amount(arm['memory'])}B of memory")
     for name, why in plan["refused"].items():
         said.append(f"  not {name}: {why}")
     said.append(

@@ -34,9 +34,9 @@ from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen
 from etude.screen.certificates import certificate, code_of
 from etude.screen.confirming import Confirmed, confirm, winner_of
 from etude.screen.halving import Arm, Rung, ladder, select
-from etude.screen.probe import STEPS, Probe, probe
+from etude.screen.probe import Probe, Probes
 from etude.screen.report import write_report
-from etude.screen.trial import SCALE, Phase, names_of, study_of, with_budget
+from etude.screen.trial import SCALE, Phase, names_of, study_of
 
 RATES = (0.5, 1.0, 2.0)
 SELECT_SEED = 100
@@ -137,7 +137,7 @@ def _prepared(
     document: dict[str, Any], settings: Settings, methods: Sequence[str] | None, family: str | None, budget: str, workers: int,
     out: Path, proxy: str, quiet: bool,
 ) -> Screen:  # fmt: skip
-    kept = _Probes(out, document, _teller(quiet))
+    kept = Probes(out, document, _teller(quiet))
     base = kept.of(BARE)
     if isinstance(base, str):
         raise BadInput("the recipe itself", base, "a recipe that `etude train` runs")
@@ -180,30 +180,6 @@ def _unshown(one: Card, say: Callable[[str], None]) -> str:
         return f"no small recipe can check it: {error.found} {again}"
     failed = ", ".join(o.name for o in done.failed)
     return f"it has not shown {failed}: `etude check {one.slug}` says what {again}" if failed else ""
-
-
-class _Probes:
-    """Probes kept in OUT/screen.json, by what was probed."""
-
-    def __init__(self, out: Path, document: Mapping[str, Any], say: Callable[[str], None]) -> None:
-        self.path, self.document, self.say = out / "screen.json", document, say
-        self.kept: dict[str, Any] = {}
-        if self.path.exists():
-            try:
-                self.kept = json.loads(self.path.read_text(encoding="utf-8"))
-            except ValueError:
-                self.kept = {}
-
-    def of(self, made: Candidate) -> Probe | str:
-        changed = with_budget(made.of(self.document), {"steps": STEPS})
-        key = fingerprint.digest([changed, *code_of(made.parts)])
-        if key not in self.kept:
-            self.say(f"probing {made.name} ...")
-            found = probe(changed)
-            self.kept[key] = found if isinstance(found, str) else found.as_dict()
-            write_atomic(self.path, json.dumps(self.kept, indent=1))
-        told = self.kept[key]
-        return told if isinstance(told, str) else Probe(**{**told, "metrics": tuple(told["metrics"])})
 
 
 def _samples_an_update(document: Mapping[str, Any]) -> int:
@@ -266,7 +242,11 @@ def plan_of(asked: Screen) -> dict[str, Any]:
     return {
         "metric": asked.metric, "lower_is_better": asked.lower_is_better, "flops_a_run": asked.flops, "tokens_a_run": asked.tokens,
         "arms": {
-            name: {"seconds_a_run": p.seconds / p.flops * asked.flops if p.flops else None, "memory": p.memory, "disk": p.disk}
+            name: {
+                "seconds_a_run": p.seconds / p.flops * asked.flops if p.flops else None,
+                "tokens_a_run": p.tokens / p.flops * asked.flops if p.flops else None,
+                "memory": p.memory, "disk": p.disk,
+            }
             for name, p in asked.probes.items()
         },
         "refused": asked.refused, "phases": phases, "runs": runs, "flops": flops, "seconds": flops * pace / asked.workers,
@@ -342,7 +322,7 @@ def _combination(asked: Screen, outcomes: Sequence[Confirmed]) -> tuple[Candidat
     tried: list[dict[str, str]] = []
     together: Candidate | None = None
     better = [asked.candidates[c.name] for c in outcomes if (c.estimate or 0.0) > 0]
-    kept = _Probes(asked.out, asked.document, _teller(asked.quiet))
+    kept = Probes(asked.out, asked.document, _teller(asked.quiet))
     parts = better[:1]
     for one in better[1:]:
         made = combined([*parts, one])

@@ -96,11 +96,15 @@ def testbeds(folder: Path) -> list[Testbed]:
 
 
 def placed(found: Card, beds: list[Testbed]) -> tuple[Testbed, Candidate] | str:
-    """The first testbed that a paper applies to, with the change that it makes there; or why none is."""
+    """The first testbed that a paper applies to, with the change that it makes there; or why none is.
+
+    A method whose rule finds no use for it on any (it wants to be told something of the data) is taken with its card's example.
+    """
     reasons = []
-    for bed in beds:
-        made = candidate(found, bed.facts)
-        if isinstance(made, Candidate):
-            return bed, made
-        reasons.append(made)
+    for ruled in (True, False):
+        for bed in beds:
+            made = candidate(found, bed.facts, ruled=ruled)
+            if isinstance(made, Candidate):
+                return bed, made
+            reasons.append(made)
     return reasons[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -116,6 +117,12 @@ class SkillIt(Method):
             self.told = len(self.sampler.losses)
             for k, loss in zip(self.skills.measured, self.sampler.losses[-1], strict=True):
                 run.log(f"skill_loss/{self.skills.names[k]}", float(loss))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"told": self.told}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.told = state["told"]
 
 
 def charge(ledger: Ledger, spent: Ledger) -> None:
