@@ -13,9 +13,9 @@ from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
 from etude.learn.corruption import Marks, MaskedLM, SpanCorruption
-from etude.learn.dispatch import Dispatched, ObjectiveSource
+from etude.learn.dispatch import Dispatched, ObjectiveSource, Sometimes
 from etude.learn.language import CausalLM
-from etude.learn.unlikelihood import Unlikelihood
+from etude.learn.unlikelihood import SequenceUnlikelihood, Unlikelihood
 from etude.nn.transformer import Transformer, TransformerConfig
 
 MARKS = Marks(spans=tuple(range(40, 56)), separator=60, end_of_text=61, end_of_span=62)
@@ -115,3 +115,40 @@ def test_any_mixture_mixes_objectives_and_resumes_to_the_same_bits(sampler, tmp_
 def test_what_names_no_objective_is_told(call, told):
     with pytest.raises(BadInput, match=told):
         call()
+
+
+def trained(objective, **more):
+    stream = DataStream(windows(), 8, 0, drop_last=True)
+    return Trainer(model(), stream, objective, budget=Budget(steps=12), **more).run()
+
+
+def weights(result):
+    return torch.cat([p.detach().flatten() for p in result.model.parameters()])
+
+
+def test_a_coin_for_each_update_decides_between_two_objectives():
+    told = []
+
+    def noted(name, objective):
+        def call(model, batch, carried=None):
+            told.append((batch.key, name))
+            return objective(model, batch, carried)
+
+        return call
+
+    trained(Sometimes(noted("spans", OBJECTIVES["spans"]), 0.5, noted("causal", CausalLM())), micro_batch=2)
+    assert len(told) == 12 * 4
+    assert len(set(told)) == 12  # all pieces of an update alike
+    assert {name for _, name in told} == {"spans", "causal"}
+    assert torch.equal(weights(trained(Sometimes(OBJECTIVES["spans"], 0.0))), weights(trained(CausalLM())))
+    assert torch.equal(weights(trained(Sometimes(OBJECTIVES["spans"], 1.0))), weights(trained(OBJECTIVES["spans"])))
+    with pytest.raises(BadInput, match="a share of the updates"):
+        Sometimes(CausalLM(), 1.5)
+
+
+def test_the_work_of_both_objectives_is_counted():
+    continued = SequenceUnlikelihood(4, 8)
+    mixed, low, high = (trained(o).ledger.as_dict()["train"]["flops"] for o in (Sometimes(continued, 0.5), CausalLM(), continued))
+    steps = round(12 * (mixed - low) / (high - low))
+    assert 0 < steps < 12
+    assert mixed == low + steps * (high - low) / 12

@@ -1,6 +1,8 @@
 """Unlikelihood by hand, and that it is causal training where it is switched off."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from etude.engine.streams import initialise
 from etude.errors import BadInput
 from etude.generate.degeneration import distinct, ngrams, repetition, sentence_repetition
 from etude.learn.language import CausalLM
-from etude.learn.unlikelihood import Unlikelihood, previous_tokens, unlikelihood
+from etude.learn.unlikelihood import SequenceUnlikelihood, Unlikelihood, previous_tokens, repeated_ngrams, unlikelihood
 from etude.nn.transformer import Transformer, TransformerConfig
 
 
@@ -55,6 +57,35 @@ def test_it_is_the_causal_loss_and_the_mean_of_the_terms(documents):
     assert not model.head._forward_hooks
     with pytest.raises(BadInput, match=">= 0"):
         Unlikelihood(-1)
+
+
+def test_repeated_ngrams_are_those_of_the_dittos_authors_code():
+    """ngram_repeat_mask of sequence_penalty_loss.py, run at the commit that the file names; it never looks at a row's last n-gram."""
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "ditto.json").read_text())["ngrams"]
+    tokens, mask = torch.tensor(golden["tokens"]), torch.tensor(golden["mask"]).bool()
+    assert torch.equal(repeated_ngrams(tokens[:, :-1], 3), mask[:, :-1])
+    assert repeated_ngrams(tokens, 3)[:, -1].tolist() == [False, True]
+
+
+def test_what_a_model_repeats_of_itself_is_unlikely():
+    model = initialise(Transformer(TransformerConfig(vocab=8, width=16, depth=1, heads=2, context=40)), 0)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 8, (3, 13)))
+    found = SequenceUnlikelihood(5, 30, 2)(model, Batch({"tokens": tokens}, np.arange(3)))
+    said, total = tokens[:, :5], 0.0
+    for _ in range(30):
+        said = torch.cat([said, model.head(model(said)["hidden"])[:, -1:].argmax(-1)], 1)
+    mask = repeated_ngrams(said[:, 5:], 2)
+    probabilities = model.head(model(said[:, :-1])["hidden"]).softmax(-1).detach()
+    for row, place in mask.nonzero().tolist():
+        total -= math.log(1 - float(probabilities[row, place + 4, said[row, place + 5]]))
+    assert 0 < float(found.signals["repeated"]) == pytest.approx(float(mask.float().mean()))
+    assert float(found.loss.detach()) == pytest.approx(total / 90, rel=1e-4)
+    assert found.weight == 90
+    for wrong, told in ((SequenceUnlikelihood(14), "13 tokens of a row"), (SequenceUnlikelihood(5, 60), "at most 41 together")):
+        with pytest.raises(BadInput, match=told):
+            wrong(model, Batch({"tokens": tokens}, np.arange(3)))
+    with pytest.raises(BadInput, match="ngram"):
+        SequenceUnlikelihood(ngram=0)
 
 
 def test_repetition_by_hand():

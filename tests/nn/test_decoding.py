@@ -10,6 +10,7 @@ VOCAB = 11
 MODELS = {
     "transformer": lambda: Transformer(TransformerConfig(vocab=VOCAB, width=16, depth=2, heads=4, init_std=0.3)),
     "grouped": lambda: Transformer(TransformerConfig(vocab=VOCAB, width=16, depth=2, heads=4, kv_heads=2, init_std=0.3)),
+    "shifted": lambda: Transformer(TransformerConfig(vocab=VOCAB, width=16, depth=2, heads=4, init_std=0.3, shifted=True)),
     "gru": lambda: RecurrentLM(RecurrentConfig(cell="gru", vocab=VOCAB, width=8, depth=2, init_std=0.5)),
     "lstm": lambda: RecurrentLM(RecurrentConfig(cell="lstm", vocab=VOCAB, width=8, init_std=0.5)),
 }

@@ -70,6 +70,7 @@ class _Adapted(nn.Module):
 
 
 def test_models_with_other_parts_take_the_general_path():
+    assert _model(shifted=True).begin(_tokens(2, 4)).plan is None
     model = _model()
     model.blocks[1].feed_forward = _Adapted(model.blocks[1].feed_forward.down)
     model.blocks[1].feed_forward.inner = nn.Linear(16, 16)

@@ -146,6 +146,31 @@ def test_given_keys_and_values_equal_a_whole_forward():
     torch.testing.assert_close(last, whole[:, 5:])
 
 
+def test_a_token_comes_with_a_map_of_the_one_before_in_its_row_and_document():
+    model, tokens = _double(dataclasses.replace(SMALL, shifted=True)), _tokens(2, 9)
+    assert model.shift is not None
+    x, seen = model.embedding(tokens), []
+    before = torch.cat([torch.zeros(2, 1, 16), x[:, :-1] @ model.shift.weight.T], 1)
+    handle = model.blocks[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    whole = model(tokens)["hidden"]
+    handle.remove()
+    torch.testing.assert_close(seen[0], x + before)
+    ids = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3, 3, 3, 3]])
+    packed = model(tokens, ids)["hidden"]
+    torch.testing.assert_close(packed[:1, 4:], model(tokens[:1, 4:])["hidden"])
+    torch.testing.assert_close(packed[1:], whole[1:])
+    both = model(tokens, prefix=torch.ones(2, 9, dtype=torch.bool))["hidden"]
+    assert (both[:, 0] - whole[:, 0]).abs().max() > 1e-4
+
+
+def test_without_the_map_a_model_is_what_it_was():
+    plain, shifted = (initialise(Transformer(dataclasses.replace(SMALL, shifted=on)), 0) for on in (False, True))
+    assert set(shifted.state_dict()) - set(plain.state_dict()) == {"shift.weight"}
+    assert all(torch.equal(value, shifted.state_dict()[name]) for name, value in plain.state_dict().items())
+    shifted.shift = None
+    assert torch.equal(plain(_tokens(2, 5))["hidden"], shifted(_tokens(2, 5))["hidden"])
+
+
 def test_one_batch_of_8_equals_8_of_1():
     model, tokens = initialise(Transformer(dataclasses.replace(SMALL, width=32)), 0), _tokens(8, 128)
     single = torch.cat([model(tokens[i : i + 1])["hidden"] for i in range(8)])

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -265,11 +266,12 @@ def test_one_recursion_of_everything_is_the_plain_transformer():
         ({"shares": (0.9, 0.5, 0.1), "cache": "shared"}, "first capacity of 1"),
         ({"router": "oracle"}, "one of expert"),
         ({"threshold": 1.0}, "between 0 and 1"),
+        ({"shape": replace(SHAPE, shifted=True)}, "shape.shifted"),
     ],
 )
 def test_refuses(settings, message):
     with pytest.raises(BadInput, match=message):
-        RecursiveConfig(shape=SHAPE, **settings)
+        RecursiveConfig(**{"shape": SHAPE} | settings)
 
 
 @pytest.mark.parametrize("router", ["expert", "token", "random"])

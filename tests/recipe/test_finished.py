@@ -85,6 +85,10 @@ def test_what_cannot_be_exported_leaves_nothing(place, monkeypatch):
     train("model.kind=gru")
     with pytest.raises(BadInput, match=r"a RecurrentLM, expected a `transformer` or a pretrained model"):
         export_run("out", "exported", **KNOWN)
+    train("run.folder=shifted", "model.shifted=true")
+    assert finished("shifted", load_methods, load_models, device="cpu").model.config.shifted
+    with pytest.raises(BadInput, match=r"tokens come with the one before \(shifted\)"):
+        export_run("shifted", "exported", **KNOWN)
     (place / "full").mkdir()
     (place / "full" / "mine").write_text("x")
     with pytest.raises(BadInput, match=r"full: found something there already, expected a new or empty folder"):

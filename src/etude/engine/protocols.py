@@ -369,6 +369,13 @@ class Method:
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class Reading(Protocol):
+    """A method that looks at text. tokenizer: of the run's tokens, None where nobody has given it; a recipe gives its own."""
+
+    tokenizer: Any
+
+
 FIRST, CHANGE, NOISE, OBSERVE = 0, 10, 20, 30
 """Phases of one event: prepare, change what passes, add noise to it, look at it. The default is CHANGE."""
 

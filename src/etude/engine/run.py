@@ -260,6 +260,7 @@ class Run:
         hooks = self.hooks
         if self.micro_batch is not None and len(batch) > self.micro_batch:
             return self._train_in_pieces(batch, micro_batch)
+        batch.key = derive(self.seed, "forward", self.step)  # before its work is asked for, which may depend on what the update draws
         with self.counted((*self._work(batch, batch.objective), batch.objective), "train"):
             batch = hooks.change("batch", self, batch)
             batch.key = derive(self.seed, "forward", self.step)

@@ -3,6 +3,7 @@
 source = ObjectiveSource(windows, ["causal", "spans"])                      # every window once for each objective
 objective = Dispatched({"causal": CausalLM(), "spans": SpanCorruption(marks)})
 DataStream(source, 16, seed, sampler=FixedMixture([0.5, 0.5]))              # or OnlineMixture, or a paper's
+Sometimes(SequenceUnlikelihood(50, 100), rate=0.5)                          # or, without marks, a coin for each update
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from etude.engine.protocols import Batch, Graded, Labelled, Objective, Output, Source, Varying
+from etude.engine.streams import numpy_rng
 from etude.errors import BadInput, one_of
+from etude.learn.language import CausalLM
 
 
 class ObjectiveSource:
@@ -90,3 +93,27 @@ class Dispatched:
         if numbers[-1] >= len(self.parts):
             raise one_of("objective", str(numbers[-1]), [str(k) for k in range(len(self.parts))])
         return [(k, (which == k).nonzero().squeeze(1)) for k in numbers]
+
+
+class Sometimes:
+    """`objective` in a share `rate` of the updates, `otherwise` (by default next-token prediction) in the rest.
+
+    One coin an update, for all its micro-batches. rate 0 is `otherwise` itself, bit for bit; scores for samplers, which no update
+    asks for, are always its. Raises BadInput for a rate outside [0, 1].
+    """
+
+    def __init__(self, objective: Objective, rate: float, otherwise: Objective | None = None) -> None:
+        if not 0 <= rate <= 1:
+            raise BadInput("rate", repr(rate), "a share of the updates, 0 to 1")
+        self.objective, self.rate, self.otherwise = objective, rate, otherwise or CausalLM()
+
+    def of(self, batch: Batch) -> Objective:
+        """Which of the two the batch's update is trained by."""
+        return self.objective if batch.key and numpy_rng(batch.key, "coin").random() < self.rate else self.otherwise
+
+    def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
+        return self.of(batch)(model, batch, carried)
+
+    def work_of(self, batch: Batch) -> Hashable:
+        chosen = self.of(batch)
+        return chosen is self.objective, chosen.work_of(batch) if isinstance(chosen, Varying) else None

@@ -143,6 +143,11 @@ class AttentionState:
         columns = torch.arange(self.length, self.length + num_tokens, device=self.first.device)
         return self.tables[0][(columns - self.first[:, None]).clamp(min=0)]
 
+    def before(self, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """The tokens before the next `num_tokens` columns, which `open` has noted, and where there is none: both [B, T]."""
+        columns = torch.arange(self.length, self.length + num_tokens, device=self.tokens.device).expand(len(self), -1)
+        return self.tokens.gather(1, (columns - 1).clamp(min=0)), columns <= (0 if self.first is None else self.first[:, None])
+
     def mask(self, num_tokens: int) -> Tensor | None:
         """[1 or B, 1, T, S + T], True where a new token may look; None where causality alone says it."""
         if self.first is None and not self.length:

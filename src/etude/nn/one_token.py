@@ -51,8 +51,11 @@ class OneToken:
 
     @classmethod
     def of(cls, model: Any, parts: tuple[type, ...]) -> OneToken | None:
-        """parts: the classes that make up a plain model. None where a module is of another class, has a hook or is not on a CPU."""
+        """parts: the classes that make up a plain model. None where a module is of another class, has a hook or is not on a CPU,
+        and where tokens come with the one before them."""
         weight = model.embedding.weight
+        if model.shift is not None:
+            return None
         if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
             return None
         for module in model.modules():

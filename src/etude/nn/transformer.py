@@ -1,7 +1,8 @@
 """A Llama-style decoder: pre-norm RMSNorm, rotary positions, SwiGLU, grouped queries, no biases.
 
 Sources: Llama (arXiv 2302.13971), rotary positions (2104.09864), SwiGLU (2002.05202), grouped queries (2305.13245),
-residual initialisation scaled by depth (GPT-2 report, section 2.3).
+residual initialisation scaled by depth (GPT-2 report, section 2.3); tokens that know the one before after the "smeared keys" of
+Olsson et al. 2022 (2209.11895), which blend keys with those before.
 Shapes: B sequences, T positions, S attended positions, D width, H query heads, G key-value heads, E = D / H, V vocabulary.
 Rotary tables and masks come to a block from outside, so that another architecture can run a block on gathered tokens,
 share it between depths, or let it attend to keys and values it has kept.
@@ -35,6 +36,8 @@ class TransformerConfig:
     context:    longest sequence trained on; longer ones run, with rotary positions unseen in training.
     tied:       whether the head is the embedding. rope_base: of the rotary frequencies. norm_eps: added to the mean square.
     init_std:   standard deviation of initial weights; GPT-2 and the Llama family use 0.02.
+    shifted:    whether a token comes with a map of the one before it in its row and document, x_t = e(token_t) + S e(token_{t-1}),
+                so that one layer can find what followed the last time (an induction head takes two, and far more training).
     """
 
     vocab: int = 256
@@ -48,6 +51,7 @@ class TransformerConfig:
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
     init_std: float = 0.02
+    shifted: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -273,6 +277,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.head = Head(self.embedding, config.tied)
+        self.shift = Projection(config.width, config.width, config.width**-0.5) if config.shifted else None
 
     def rotary(self, positions: Tensor) -> Tensor:
         """Tables for `positions` [T] or [B, T] in the model's precision, for `Block` and `Attention`."""
@@ -287,6 +292,10 @@ class Transformer(nn.Module):
         Rotary attention depends on distances alone, so positions need not start anew with each document.
         """
         x = self.embedding(tokens)
+        if self.shift is not None:
+            first = torch.ones_like(tokens, dtype=torch.bool)
+            first[:, 1:] = False if document_ids is None else document_ids[:, 1:] != document_ids[:, :-1]
+            x = x + self._before(tokens.roll(1, 1), first)
         tables = self.rotary(torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions)
         mask = None if document_ids is None else document_mask(document_ids)
         if prefix is not None:
@@ -294,6 +303,11 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x, tables, mask)
         return {"hidden": self.norm(x)}
+
+    def _before(self, tokens: Tensor, first: Tensor) -> Tensor:
+        """tokens: [B, T], each the one before; first: [B, T], True where there is none -> what is added to the embeddings, [B, T, D]."""
+        assert self.shift is not None
+        return self.shift(self.embedding(tokens)).masked_fill(first.unsqueeze(-1), 0.0)
 
     @property
     def incremental(self) -> bool:
@@ -339,6 +353,8 @@ class Transformer(nn.Module):
         state.open(tokens)
         length = tokens.shape[1]
         x, tables = self.embedding(tokens), state.positions(length)
+        if self.shift is not None:
+            x = x + self._before(*state.before(length))
         mask = state.mask(length) if length > 1 or x.device.type != "cpu" else None
         if prefix is not None:
             mask = prefix_mask(prefix) if mask is None else mask | (prefix.unsqueeze(2) & prefix.unsqueeze(1)).unsqueeze(1)

@@ -16,7 +16,7 @@ from etude.engine.device import pick_device
 from etude.engine.identity import flat
 from etude.engine.ledger import Budget
 from etude.engine.memory import TO_TRAIN, WEIGHT_BYTES, sized
-from etude.engine.protocols import Graded, Method, Source
+from etude.engine.protocols import Graded, Method, Reading, Source
 from etude.engine.streams import initialise
 from etude.engine.trainer import Trainer
 from etude.errors import BadInput
@@ -56,6 +56,9 @@ def build(
     """The trainer that a recipe describes. note: told how an on-policy round goes. Raises BadInput where its parts do not fit."""
     material, run = material_of(recipe), recipe.run
     methods = [method_of(entry, i, resolve, material.source) for i, entry in enumerate(recipe.methods)]
+    for method in methods:
+        if isinstance(method, Reading) and method.tokenizer is None:
+            method.tokenizer = material.tokenizer
     owner = next((method.name for method in methods if "sampler" in method.slots), None)
     if owner is not None and recipe.sampler.kind != "shuffle":
         raise BadInput("sampler", f"a sampler of kind '{recipe.sampler.kind}' beside {owner}, which brings its own", "one of them")

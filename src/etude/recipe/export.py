@@ -105,6 +105,8 @@ def _as_transformers(model: torch.nn.Module, transformers: Any) -> Any:
     if type(model) is not Transformer:
         expected = "a `transformer` or a pretrained model: transformers has no other of etude's architectures"
         raise BadInput("etude export", f"a {type(model).__name__}", expected)
+    if model.config.shifted:
+        raise BadInput("etude export", "a model whose tokens come with the one before (shifted)", "one without: transformers has none")
     inner = transformers.LlamaForCausalLM(transformers.LlamaConfig(**llama_config(model)))
     missing, unknown = inner.load_state_dict(llama_weights(model), strict=False)
     assert not unknown

@@ -27,6 +27,7 @@ class TransformerTable(Table):
     rope_base: Positive = 10_000.0
     norm_eps: Positive = 1e-5
     init_std: Positive = 0.02
+    shifted: bool = False  # whether a token comes with a map of the one before it
 
 
 class RecurrentTable(Table):

@@ -64,6 +64,8 @@ class RecursiveConfig:
                 repr(self.num_recursions),
                 f"a divisor of the {self.num_shared} shared layers of {self.shape.depth}",
             )
+        if self.shape.shifted:
+            raise BadInput("RecursiveConfig.shape.shifted", "True", "False: the recursions read plain embeddings")
         check_capacities(self.capacities, self.num_recursions)
         if self.cache == "shared" and self.capacities[0] != 1:
             raise BadInput("RecursiveConfig.cache", "'shared' where the first recursion drops tokens", "a first capacity of 1")
