@@ -11,8 +11,9 @@ both ways and only the spans are learnt. Rows keep their length: what marks cost
 of drawing it, put the same objectives side by side: `Dispatched({"causal": CausalLM(), "spans": SpanCorruption(marks)})` over an
 `ObjectiveSource`, with any mixture of domains as sampler.
 Source: Nijkamp et al. 2023, arXiv 2305.02309; the prompt of the model card of Salesforce/codegen2-1B. No training code was published.
-Scaled down: 0.2M parameters on SymPy's modules and the King James Bible instead of 1B on BigPython, the Stack and the Pile. It still tests
-the lessons, which compare objectives, attention and data for one network at one budget of tokens.
+Scaled down: 0.14M parameters on SymPy's modules and the King James Bible instead of 1B on BigPython, the Stack and the Pile. It still
+tests the lessons, which compare objectives, attention and data for one network at one budget of tokens; but what a network of this size
+fills into code says little, so that a made language stands beside it.
 """
 
 from etude.papers.objective.codegen2.holes import Hole, holes, infill, parses
