@@ -119,6 +119,10 @@ def _arm(about: str, way: Way, **more: Any) -> Arm:
     return Arm(run=lambda job: train(job, way), about=about, planned=planned, **more)
 
 
+CHAIN: Mapping[str, Any] = {
+    "instead": ("chain exact", "chain loss"),
+    "failure": {"chain exact": 0.0, "chain loss": float(np.log(Settings().vocab))},
+}
 ARMS = {
     "causal": _arm("every row from left to right", Way(rate=0.0)),
     "mixture": _arm("half of the rows with spans taken out, of which only the spans are learnt", Way()),
@@ -127,14 +131,14 @@ ARMS = {
     "spans": _arm("every row with spans taken out", Way(rate=1.0)),
     "mixture, text": _arm("the mixture of objectives on text", Way(data="text")),
     "mixture, both": _arm("the mixture of objectives on code and text, as many rows of each", Way(data="both")),
-    "causal, chain": _arm("the made language from left to right", Way(rate=0.0, data="chain")),
-    "mixture, chain": _arm("the mixture of objectives on the made language", Way(data="chain")),
+    "causal, chain": _arm("the made language from left to right", Way(rate=0.0, data="chain"), **CHAIN),
+    "mixture, chain": _arm("the mixture of objectives on the made language", Way(data="chain"), **CHAIN),
 }
 
 CPU = Settings()
 QUICK = replace(
     CPU, code="sample-code", text="sample", tokenizer="byte", vocab=256, width=48, tokens=150_000, chain_tokens=300_000,
-    num_names=60, num_lines=30, longest_file=30_000, held_out_windows=64, probe_windows=32,
+    num_names=60, num_lines=16, longest_file=30_000, held_out_windows=64, probe_windows=32,
 )  # fmt: skip
 # Two layers: with one, reading both ways changes only states that nothing looks at.
 SMOKE = replace(
@@ -212,16 +216,14 @@ FAILURE = {
     **dict.fromkeys(("code loss", "text loss", "line loss", "name loss"), float(np.log(CPU.vocab))),
     **dict.fromkeys(("name exact", "line exact", "line parses"), 0.0),
     "probe": 0.5,
-    "chain loss": float(np.log(CPU.vocab)),
-    "chain exact": 0.0,
 }
 
 STUDY = Study(
     slug="codegen2",
     arms=ARMS,
     scales={
-        "smoke": Scale(settings=SMOKE, seeds=2, size="7k parameters / 3k tokens"),
-        "quick": Scale(settings=QUICK, seeds=3, size="0.1M parameters / 0.15M tokens"),
+        "smoke": Scale(settings=SMOKE, seeds=2, size="11k parameters / 3k tokens"),
+        "quick": Scale(settings=QUICK, seeds=3, size="70k parameters / 0.15M tokens"),
         "cpu": Scale(settings=CPU, seeds=5, size="0.14M parameters / 0.7M tokens"),
         "paper": Scale(settings=PAPER, seeds=1, size="1B parameters", sources=SOURCES),
     },
