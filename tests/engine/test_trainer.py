@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from toys import Stop, ToyStream, squared, toy_model
 
+from etude.data.samplers import Shuffle
 from etude.data.sources import TensorSource
 from etude.data.stream import DataStream
 from etude.engine.ledger import Budget
@@ -423,6 +424,50 @@ def test_steering_that_spends_the_rest_of_the_budget_ends_the_run_with_its_evalu
     assert result.ledger.of("flops")["train"] == result.steps * an_update
     assert result.history[-1]["step"] == result.steps
     assert (tmp_path / "checkpoints" / f"step-{result.steps:09d}").is_dir()
+
+
+class Scored(Shuffle):
+    """Asks for every sample's loss before each stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.scored = []
+
+    def wants(self, stage):
+        self.stage = stage
+        return Score()
+
+    def receive(self, score, values):
+        self.scored.append(self.stage)
+
+
+@pytest.mark.parametrize(
+    ("limit", "scored", "spent"),
+    [
+        (190, [0], 192),  # of 62 left, scoring would take 64
+        (200, [0, 1], 200),  # of 72 left, it leaves one update
+        (220, [0, 1], 216),  # the update with the scoring does not count as one of 72 samples, more than twice what is left
+    ],
+)
+def test_scoring_neither_overspends_a_budget_nor_ends_it_early(tmp_path, limit, scored, spent):
+    sampler = Scored()
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    stream = DataStream(TensorSource(x=x, y=x.sum(1, keepdim=True)), 8, 0, sampler=sampler)
+    done = trainer(nn.Linear(3, 1), stream, Supervised("mse"), budget=Budget(samples=limit), folder=tmp_path).run()
+    assert sampler.scored == scored
+    assert done.ledger.total("samples") == spent
+    assert ("not scored" in (tmp_path / "metrics.jsonl").read_text()) == (scored == [0])
+
+
+def test_scoring_that_a_budget_in_flops_has_no_room_for():
+    sampler = Scored()
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    stream = DataStream(TensorSource(x=x, y=x.sum(1, keepdim=True)), 8, 0, sampler=sampler)
+    every = trainer(nn.Linear(3, 1), DataStream(stream.source, 8, 0, sampler=Scored()), Supervised("mse"), budget=Budget(steps=8)).run()
+    limit = 1.1 * every.ledger.total("flops")  # scoring the second stage would take more
+    done = trainer(nn.Linear(3, 1), stream, Supervised("mse"), budget=Budget(flops=limit)).run()
+    assert sampler.scored == [0]
+    assert done.ledger.total("flops") == pytest.approx(limit, rel=0.06)  # half an update
 
 
 def test_a_score_of_something_unknown_is_refused():

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from etude.evidence import output, plan, records
+from etude.errors import BadInput
+from etude.evidence import output, plan, records, report
 from etude.evidence.places import Place
 from etude.evidence.plan import extrapolate, makespan
 from etude.evidence.runner import run_study
@@ -38,6 +39,7 @@ def test_a_plan_from_finished_runs_starts_nothing(tiny, tmp_path):
     mean = [np.mean(record["arms"][arm]["seconds"]) for arm in record["arms"]]
     assert told["seconds"] == pytest.approx(2 * sum(mean))
     assert told["arms"]["plain"]["source"] == "3 finished runs"
+    assert told["arms"]["plain"]["spent"]["flops"] == np.mean([led["train"]["flops"] for led in record["arms"]["plain"]["ledger"]])
     assert told["memory"] > 1e7
     assert told["disk"] > 1000
     losses = record["arms"]
@@ -101,3 +103,31 @@ def test_what_says_nothing_for_long_has_its_memory_measured_all_the_same(tiny, t
     assert told.source == "its first 1 s (no progress reported)"
     assert told.memory > 3.2e8
     assert told.begun
+
+
+def test_over_an_hour_of_work_is_asked_about_but_never_at_smoke_scale(tiny, tmp_path, capsys):
+    place = Place(tmp_path)
+    record = run_study(tiny(), seeds=3, quiet=True, out=tmp_path / "first", place=place, workers=1)
+    where = {"out": tmp_path / "out", "place": place, "workers": 1}
+    for scale in ("quick", "smoke"):
+        slow = record | {"scale": scale}
+        for arm in slow["arms"].values():
+            arm["seconds"] = [3000.0] * 3
+        records.write(place.record("tiny"), slow)
+        if scale == "quick":
+            with pytest.raises(BadInput) as error:
+                run_study(tiny(), scale, arms=["plain"], **where)
+            assert str(error.value).startswith("tiny, quick scale: found about 2:30:00 of work, expected --yes")
+            assert not (tmp_path / "out").exists()
+            run_study(tiny(), scale, arms=["fast"], seeds=1, **where)  # fifty minutes
+        run_study(tiny(), scale, arms=["plain"], yes=True, **where)
+        run_study(tiny(), scale, arms=["plain"], **where)  # what is finished takes no time
+
+
+def test_what_is_not_known_is_said_to_be_unknown(tiny, tmp_path, capsys):
+    task = output.task(tmp_path, "quick", "plain", 0, "hash")
+    made = plan.make(tiny().study(), None, [task], 1, tmp_path / "out", Place(tmp_path), {}, probe_seconds=0)
+    report.show_plan(made)
+    out = capsys.readouterr().out
+    assert "time unknown, memory unknown, disk unknown" in out
+    assert made.arms["plain"].spent == {}

@@ -1,7 +1,10 @@
+from importlib.util import find_spec
+
 import pytest
 
 from etude.errors import BadInput
 from etude.papers.catalogue import card, cards
+from etude.papers.loading import load_module
 from etude.papers.suggesting import Facts
 from etude.recipe.config import parse
 from etude.recipe.writing import plain
@@ -36,11 +39,19 @@ def test_stacking_begins_shallow_so_that_both_end_alike():
         ("dump", {}, {}, "needs data of several domains, found none"),
         ("rise", {}, {}, "a program"),
         ("mixture-of-recursions", {"model": {"kind": "gru"}}, {}, "model.kind = 'transformer'"),
+        ("ditto", {}, {}, "a short tuning of a trained model"),
         ("stacking", {"methods": [{"use": "stacking", "factor": 2}]}, {}, "it is in the recipe already"),
     ],
 )
 def test_what_does_not_apply_says_why(slug, document, more, reason):
     assert reason in candidate(card(slug), facts(document, **more))
+
+
+def test_every_method_and_architecture_has_a_rule_for_its_settings():
+    for one in cards():
+        if one.state == "ready" and one.use and one.origin == "etude":
+            module = load_module(one)
+            assert hasattr(module, "suggest") or find_spec(f"{module.__name__}.suggest"), one.slug
 
 
 def test_an_architecture_takes_the_shape_of_the_recipe():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.screen.confirming import confirm
+from etude.screen.confirming import confirm, winner_of
 from etude.screen.halving import Rung, ladder, select, survivors
 
 HALF = Rung(share=0.5, keep=1, rates=1)
@@ -77,8 +77,30 @@ def test_higher_may_be_better_and_a_diverged_run_is_not_judged():
     values = {"base": [0.1, 0.2, 0.3], "up": [0.5, 0.6, 0.72], "gone": [0.5, -math.inf, 0.7]}
     up, gone = confirm(values, "base", d=0.05, lower_is_better=False)
     assert up.verdict == "holds"
-    assert gone.verdict == "not judged: diverged at seed 1"
+    assert gone.verdict == "not judged: 'gone' diverged at seed 1"
     assert gone.estimate is None
+
+
+def test_who_diverged_is_named_with_its_seeds_and_so_is_the_baseline():
+    values = {"base": [0.1, math.inf, 0.3, 0.2], "a": [0.2, 0.1, math.nan, math.inf], "b": [0.1, 0.2, 0.2, 0.1]}
+    told = {c.name: c.verdict for c in confirm(values, "base", d=0.05, seeds=[8, 9, 10, 11])}
+    assert told == {
+        "a": "not judged: 'a' diverged at seeds 10 and 11; 'base' diverged at seed 9",
+        "b": "not judged: 'base' diverged at seed 9",
+    }
+
+
+def test_who_did_not_spend_what_the_baseline_did_gets_no_verdict_and_does_not_win():
+    base = [3.0, 3.5, 4.0, 2.5]
+    values = {"base": base} | {name: [v - by - 0.01 * i for i, v in enumerate(base)] for name, by in (("dear", 0.9), ("good", 0.5))}
+    good, dear = confirm(values, "base", d=0.1, unequal={"dear": "unequal flops"})
+    assert (good.name, good.verdict, dear.verdict) == ("good", "holds", "not judged: unequal flops")
+    assert dear.estimate == pytest.approx(0.915)
+    assert winner_of([good, dear], [], "", "good") is good
+    both, alone = confirm(
+        {"base": base, "both": values["good"], "alone": values["dear"]}, "base", d=0.1, unequal={"alone": "unequal flops"}
+    )
+    assert winner_of([good], [both, alone], "both", "alone") is both
 
 
 def test_without_any_effect_a_family_errs_as_rarely_as_it_says():

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from etude.errors import BadInput
-from etude.recipe.config import load
+from etude.recipe.config import load, parse
 from etude.screen.screening import Settings, screen
+from etude.screen.trial import Phase, arm_name, trainer_of
 
 RECIPE = """
 schema = 1
@@ -92,6 +93,21 @@ def test_all_runs_spend_the_same_flops_and_the_seeds_are_fresh(recipe, tmp_path)
     assert by_phase["select-1"][0][1] == pytest.approx(done["plan"]["flops_a_run"] / 2, rel=0.2)
 
 
+def test_it_is_confirmed_on_the_half_of_what_is_held_out_that_it_was_not_selected_on(recipe, tmp_path):
+    out = tmp_path / "out"
+    done = screen(recipe, methods=["gradient-noise"], settings=FEW, out=out, workers=1, quiet=True)
+    halves = {phase: Phase.read(out / phase / "phase.json").half for phase in ("select-1", "confirm")}
+    assert halves == {"select-1": 0, "confirm": 1}
+    assert "selected on one half of the held-out samples, confirmed on the other" in (out / "report.html").read_text()
+    document = Phase.read(out / "confirm" / "phase.json").recipe(arm_name("baseline", done["confirm"]["rates"]["baseline"]), 0, tmp_path)
+    document["run"]["folder"] = str(tmp_path / "again")
+    trainer = trainer_of(parse(document, "test"))
+    model = trainer.run().model
+    (measure,) = trainer.evaluators.values()
+    assert done["confirm"]["values"]["baseline"][0] == pytest.approx(measure.half(1)(model)["loss"], rel=1e-6)
+    assert measure.half(0)(model)["loss"] != pytest.approx(measure.half(1)(model)["loss"], rel=1e-6)
+
+
 def test_a_plan_trains_nothing(recipe, tmp_path):
     planned = screen(recipe, methods=["gradient-noise"], settings=FEW, out=tmp_path / "out", plan=True, quiet=True)
     assert [(p["phase"], p["runs"]) for p in planned["phases"]] == [("select 1", 4), ("confirm", 4)]
@@ -138,6 +154,46 @@ def test_a_planted_effect_is_ranked_first_and_where_nothing_helps_nothing_wins(r
     null = screen(recipe, overrides=("budget.steps=40",), methods=[idle, again], settings=few, out=tmp_path / "b", workers=2, quiet=True)
     assert null["winner"] is None
     assert {m["verdict"] for m in null["confirm"]["methods"]} <= {"no effect", "inconclusive"}
+
+
+SPENDER = """
+from etude.engine.protocols import Method
+
+
+class Spender(Method):
+    def clipped(self, run):
+        for p in run.model.parameters():
+            p.grad *= 20.0
+
+    def {event}(self, run):
+        if {when}:
+            run.ledger.charge("prepare", flops={share} * run.budget.limit)
+"""
+
+
+def test_who_spends_more_or_less_than_its_budget_is_told_and_does_not_win(recipe, tmp_path, add_method):
+    """They help as the planted effect above does, which holds."""
+    over, under = tmp_path / "over.py", tmp_path / "under.py"
+    over.write_text(SPENDER.format(event="stop", when="True", share=0.1))
+    # The update after which less than half of its own cost is left is the last.
+    under.write_text(SPENDER.format(event="updated", when="0.49 < run.share < 0.53", share=0.35))
+    few = Settings(k=2, seeds=3, rates=(1.0,), rungs=1, unchecked=True)
+    low = ("optimizer.kind=sgd", "optimizer.lr=0.005", "budget.steps=40")
+    done = screen(recipe, overrides=low, methods=[str(over), str(under)], settings=few, out=tmp_path / "a", workers=1, quiet=True)
+    told = {m["name"]: m for m in done["confirm"]["methods"]}
+    assert told["over"]["estimate"] > 0.02
+    assert told["over"]["verdict"] == "not judged: unequal flops (+10.0 %, 'over' against 'baseline')"
+    assert told["under"]["verdict"].startswith("not judged: unequal flops (-1")
+    assert done["winner"] is None
+    assert done["combinations"] == []
+    off = {(one["phase"], one["arm"], one["seed"]) for one in done["spending"]}
+    assert off == {("select, rung 1 of 1", arm, 100) for arm in ("over", "under")} | {
+        ("confirm", arm, seed) for arm in ("over", "under") for seed in range(3)
+    }
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "confirm: over went at most 10.0% over its budget at seeds 0, 1 and 2" in page
+    assert "confirm: under went at most 1" in page
+    assert json.loads((tmp_path / "a" / "report.json").read_text())["spending"] == done["spending"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etude.cli import browsing, checking, evidence, making, running, screening, using
+from etude.cli import arena, browsing, checking, evidence, making, running, screening, using
 
 
 def command() -> Any:
@@ -19,7 +19,7 @@ def command() -> Any:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_top)
-    for part in (running, screening, using, browsing, evidence, making, checking):
+    for part in (running, screening, arena, using, browsing, evidence, making, checking):
         part.add(app)
     return typer.main.get_command(app)
 

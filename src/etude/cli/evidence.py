@@ -73,13 +73,10 @@ def evidence(
 
 
 def _verify(paper: str, arm: str | None, seed: int | None, json: bool) -> None:
+    from etude.cli.studies import reference
     from etude.evidence.verify import verify
 
-    # By its slug: records are kept under slugs, and a number or another spelling is a name for one.
-    from etude.papers.catalogue import card
-
-    found = card(paper)
-    result = verify(paper if found.origin == "file" else found.slug, arm=arm, seed=seed, quiet=json)
+    result = verify(reference(paper), arm=arm, seed=seed, quiet=json)
     if json:
         print_json(asdict(result))
     else:
@@ -91,12 +88,12 @@ def _verify(paper: str, arm: str | None, seed: int | None, json: bool) -> None:
 
 
 def _rejudge(paper: str, json: bool) -> None:
+    from etude.cli.studies import study
     from etude.evidence import places
     from etude.evidence.derived import rejudge
-    from etude.papers.catalogue import load_study
 
     place = places.find()
-    changed = {slug: rejudge(load_study(slug), place) for slug in _slugs(paper, place)}
+    changed = {slug: rejudge(study(slug), place) for slug in _slugs(paper, place)}
     if json:
         print_json(changed)
         return
@@ -107,11 +104,11 @@ def _rejudge(paper: str, json: bool) -> None:
 
 
 def _redraw(paper: str, json: bool) -> None:
+    from etude.cli.studies import study
     from etude.evidence import places, plots
-    from etude.papers.catalogue import load_study
 
     place = places.find()
-    done = {slug: plots.redraw(load_study(slug), place) for slug in _slugs(paper, place)}
+    done = {slug: plots.redraw(study(slug), place) for slug in _slugs(paper, place)}
     if json:
         print_json({slug: {"drawn": [*map(str, drawn)], "left": [*map(str, left)]} for slug, (drawn, left) in done.items()})
         return
@@ -122,25 +119,32 @@ def _redraw(paper: str, json: bool) -> None:
 
 
 def _slugs(paper: str, place: Place) -> list[str]:
-    from etude.papers.catalogue import card
+    from etude.cli.studies import slug
 
-    return place.recorded() if paper == "all" else [card(paper).slug]
+    return place.recorded() if paper == "all" else [slug(paper)]
+
+
+def _all() -> list[str]:
+    """All that has evidence: etude's own ready papers, and the arenas."""
+    from etude.arenas import NAMES, PREFIX
+    from etude.papers.catalogue import cards
+
+    return [c.slug for c in cards() if c.state == "ready" and c.origin == "etude"] + [PREFIX + name for name in NAMES]
 
 
 def _check(smoke: bool, json: bool) -> None:
     from rich.markup import escape
 
+    from etude.cli.studies import study
     from etude.evidence.tables import BREAK, Grid
     from etude.evidence.verify import Standing, check
-    from etude.papers.catalogue import cards, load_study
 
     studies, result = [], []
-    for c in cards():
-        if c.state == "ready" and c.origin == "etude":
-            try:
-                studies.append(load_study(c.slug))
-            except BadInput as error:
-                result.append(Standing(slug=c.slug, state="broken", findings=[str(error)]))
+    for slug in _all():
+        try:
+            studies.append(study(slug))
+        except BadInput as error:
+            result.append(Standing(slug=slug, state="broken", findings=[str(error)]))
     result += check(studies, smoke=smoke)
     if json:
         print_json([asdict(s) | {"sound": s.sound} for s in result])
@@ -161,9 +165,8 @@ def _check(smoke: bool, json: bool) -> None:
 def _recorded(json: bool) -> None:
     from etude.cli.standing import history, standing
     from etude.evidence.tables import Grid
-    from etude.papers.catalogue import cards
 
-    found = {c.slug: standing(c.slug) for c in cards() if c.state == "ready"}
+    found = {slug: standing(slug) for slug in _all()}
     kept = {slug: s for slug, s in found.items() if s is not None}
     if json:
         print_json([{"slug": slug, **asdict(s), **history(slug)} for slug, s in kept.items()])

@@ -31,37 +31,61 @@ def demo(
         print_json(result)
 
 
+Scale = Annotated[
+    str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
+]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Say time, memory, disk, budgets and smallest detectable effect, and stop.")]
+Register = Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why what is on record is run or registered again.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Go on where the plan is over an hour.")]
+"""The options of every door that runs a study."""
+
+
 def run(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="A slug, its number, or a file of yours that defines STUDY.")],
-    scale: Annotated[
-        str, typer.Option("--scale", metavar="S", help="smoke: seconds; quick: about two minutes of two idle cores; cpu: the evidence.")
-    ] = "quick",
-    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="So many seeds, or which: 100-104 or 100,102.")] = "",
+    scale: Scale = "quick",
+    seeds: Seeds = "",
     arms: Annotated[str, typer.Option("--arms", metavar="A,B", help="Only these arms.")] = "",
-    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Processes of one thread each.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where runs are kept and reused.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say time, memory, budgets and smallest detectable effect, and stop.")] = False,
-    register: Annotated[bool, typer.Option("--register", help="Write the registration, to be committed, and stop.")] = False,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why a study on record is run or registered again.")] = "",
+    workers: Workers = None,
+    out: Out = None,
+    plan: Plan = False,
+    register: Register = False,
+    reason: Reason = "",
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """A paper's study: its arms at equal budget, over seeds, with a verdict."""
+    if paper.endswith(".toml"):
+        if not plan:
+            raise BadInput("etude run", f"'{paper}'", f"a paper or a file that defines STUDY; a recipe is run by etude train {paper}")
+        _foretell(Path(paper), (), False, json)
+        return
     chosen, which = names(arms, "etude run --arms"), asked(seeds, "etude run --seeds")
-    from etude.papers.catalogue import card, load_study
+    from etude.cli.studies import reference, register_study
 
-    study = load_study(paper)  # before the runner, so that a paper that is not here costs no time
+    found = reference(paper)
+    found.study()  # before the runner, so that a paper that is not here costs no time
     if register:
-        from etude.evidence import places, registration
-
-        path = registration.register(study, places.find(), reason)
-        if json:
-            print_json({"slug": study.slug, "registered": str(path)})
-        else:
-            print(path)
+        register_study(found, reason, json)
         return
     from etude.evidence.runner import run_study
 
-    run_study(card(paper).word, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason)
+    run_study(found, scale, which, chosen, workers, out, plan=plan, json=json, reason=reason, yes=yes)
+
+
+def _foretell(recipe: Path, changes: tuple[str, ...], offline: bool, json: bool) -> None:
+    from etude.generate import hub
+    from etude.screen.foretold import foretold, foretold_lines
+
+    with hub.offline(offline):
+        told = foretold(recipe, changes)
+    if json:
+        print_json(told)
+    else:
+        print(*foretold_lines(told), sep="\n")
 
 
 def names(text: str, option: str) -> list[str] | None:
@@ -76,6 +100,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in TOML.")],
     changes: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Changes to it: optimizer.lr=0.003")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last good checkpoint.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say updates, tokens, FLOPs, time, memory and disk by its first updates, and stop.")
+    ] = False,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -87,6 +114,9 @@ def train(
     wrong = next((c for c in changes or [] if "=" not in c), None)
     if wrong is not None:
         raise BadInput("etude train", f"'{wrong}'", "changes of the form key=value")
+    if plan:
+        _foretell(recipe, tuple(changes or ()), offline, json)
+        return
     from etude.generate import hub
     from etude.papers.loading import load_methods, load_models
     from etude.recipe.train import train_recipe

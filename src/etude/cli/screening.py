@@ -43,6 +43,7 @@ def screen(
     from etude.screen.report import leaderboard, plan_lines
     from etude.screen.screening import Settings
     from etude.screen.screening import screen as start
+    from etude.screen.spending import spending_lines
 
     settings = Settings(k=confirm, seeds=seeds, rates=_numbers(rates), rungs=rungs, d=d, metric=metric, unchecked=unchecked)
     chosen = names(methods, "etude screen --methods")
@@ -70,6 +71,8 @@ def screen(
     for told in done.get("combinations", ()):
         if told["refused"]:
             console().print(f"[dim]not {escape(told['name'])}: {escape(told['refused'])}[/]")
+    for line in spending_lines(done["spending"]):
+        console().print(f"[yellow]{escape(line)}[/]")
     if done.get("edge"):
         console().print(f"the best learning rate is the lowest or highest tried for {escape(', '.join(done['edge']))}: try more --rates")
     console().print(escape(done["said"]))

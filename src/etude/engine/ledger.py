@@ -54,6 +54,18 @@ class Ledger:
         return cls({name: dict(row) for name, row in entries.items()})
 
 
+def scoring(spent: Ledger, count: int) -> Ledger:
+    """About what a forward pass over `count` samples takes: what training on as many has taken, and a third of its FLOPs.
+
+    Of what a run has spent alone, so that a resumed one comes to the same. Nothing before anything was trained on.
+    """
+    trained = spent.entries.get("train", {})
+    if not trained.get("samples"):
+        return Ledger()
+    each = {"samples": 1.0, "tokens": 1.0, "flops": 1 / 3}
+    return Ledger({"prepare": {name: part * count * trained.get(name, 0) / trained["samples"] for name, part in each.items()}})
+
+
 @dataclass(frozen=True)
 class Budget:
     """When a run ends: a limit on one quantity of the ledger's total, or on a declared weighted sum of several.

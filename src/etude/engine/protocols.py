@@ -155,7 +155,8 @@ class Sampler(Protocol):
     """Decides which samples a stage shows, in which order. Owns the trainer's `sampler` slot.
 
     plan(stage, source, rng) -> [n] int64 ids for stage number `stage` (n > 0); `rng` is derived by name, so that a plan
-    depends on (seed, stage) and on the state, not on what was drawn before. A sampler may have `report() -> {name: number}`, which is
+    depends on (seed, stage) and on the state, not on what was drawn before. A score that it wants and that the budget has no room for
+    is not received: it plans by what it knows. A sampler may have `report() -> {name: number}`, which is
     logged with the first update of each stage (the shares of a mixture, how far a curriculum has come).
     """
 
@@ -200,6 +201,17 @@ class Evaluator(Protocol):
     """Measures a model; called under `no_grad` with the model in evaluation mode. Returns named floats."""
 
     def __call__(self, model: nn.Module) -> Metrics: ...
+
+
+@runtime_checkable
+class Halved(Protocol):
+    """An evaluator that can measure on half of its held-out samples.
+
+    half(0), half(1): two that share no sample, always the same ones (`streams.halves`), each of as many samples as the whole one is
+    limited to where there are enough. None where there are too few to cut.
+    """
+
+    def half(self, which: int) -> Evaluator | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

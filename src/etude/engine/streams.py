@@ -95,3 +95,9 @@ def initialise(model: M, seed: int) -> M:
             with global_streams(derive(seed, "init", name)), torch.no_grad():
                 reset()
     return model
+
+
+def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """0 .. count - 1 cut into two, each in ascending order: the same two at every call."""
+    order = numpy_rng(0, "halves", count).permutation(count)
+    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])

@@ -19,10 +19,10 @@ from etude.engine.device import pick_device
 from etude.engine.fitting import fitted
 from etude.engine.folder import RunFolder, held
 from etude.engine.hooks import Hooks, owned
-from etude.engine.ledger import Budget, Ledger
+from etude.engine.ledger import Budget, Ledger, scoring
 from etude.engine.metrics import MetricsLog
 from etude.engine.optim import AdamW, OptimizerSpec, selected
-from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Objective, Output, Stream
+from etude.engine.protocols import Batch, Bound, Evaluator, Feedback, Method, Objective, Output, Score, Stream
 from etude.engine.result import DataEnded, Interrupted, NonFinite, RunResult, not_finite
 from etude.engine.run import Run
 from etude.engine.schedule import Cosine, Schedule
@@ -41,7 +41,8 @@ class Trainer(Generic[M]):
     objective:      one, or named ones that batches choose from ("" is the default).
     schedule:       factor on the learning rate over the consumed share of the budget.
     methods:        what is being tried; list order does not matter.
-    budget:         when the run ends. The last update is the one after which less than half an update's worth is left.
+    budget:         when the run ends. The last update is the one after which less than half an update's worth is left. What a sampler
+                    wants scored is not scored where that would leave less: the run ends with the scores there are.
     clip:           global gradient norm, or None.
     accumulate:     batches an update; an update never spans two stages.
     micro_batch:    most samples computed at once: a larger batch is cut into even pieces, whose mean is the batch's up to rounding (draws
@@ -183,7 +184,7 @@ class Trainer(Generic[M]):
             result = RunResult(model=self.model, metrics={}, history=run.history, ledger=run.ledger, steps=0, parameters=0)
             result.set_aside = str(folder.aside or "") if folder is not None else ""
             started, before = time.perf_counter(), 0.0
-            cost = 0.0  # of the last update, in the budget's units
+            cost = 0.0  # of the last update, in the budget's units, without what its stage's beginning took
             if isinstance(self.stream, Bound):
                 log.open("timing.jsonl")
                 self.stream.bind(run)
@@ -213,13 +214,14 @@ class Trainer(Generic[M]):
             run.model.train()
             while self._left(run) > 0.5 * cost:
                 spent, seconds = self.budget.spent(run.ledger), run.ledger.of("seconds")
+                self._entry, self._needed = 0.0, 0.5 * cost
                 self._update(run)
                 if folder is not None:
                     folder.worked = True
                 self._clock(run, before + time.perf_counter() - started)
                 if isinstance(self.stream, Bound):
                     log.times(run.step, seconds, run.ledger.of("seconds"))
-                cost = self.budget.spent(run.ledger) - spent
+                cost = self.budget.spent(run.ledger) - spent - self._entry
                 previous = spent / self.budget.limit
                 if self.steer and self._left(run) > 0.5 * cost and _crossed(previous, run.share, self.steer_every):
                     self._steer(run)  # first, for it is charged: what it spends may end the run, or pass other marks
@@ -349,15 +351,19 @@ class Trainer(Generic[M]):
             raise self._ended(run)
         if stage == run.stage:
             return False
+        begun = self.budget.spent(run.ledger)
         if run.stage is not None:
             self.hooks.call("stage_end", run, run.stage)
         wanted = run.stream.sampler_wants()
         if wanted is not None and wanted.what != "loss":
             raise one_of("Score.what", wanted.what, ("loss",))
-        if wanted is not None:
+        if wanted is not None and self._left(run) - self.budget.spent(scoring(run.ledger, _count(run, wanted))) > self._needed:
             run.stream.give_score(wanted, run.score(wanted.ids, batch_size=256))
+        elif wanted is not None:
+            run.metrics_log.write({"event": "not scored", "step": run.step, "share": run.share, "stage": stage.name})
         run.stage = stage
         self.hooks.call("stage_start", run, stage)
+        self._entry = self.budget.spent(run.ledger) - begun
         return True
 
     def _ended(self, run: Run) -> DataEnded:
@@ -394,6 +400,10 @@ class Trainer(Generic[M]):
             "clip": self.clip,
             "accumulate": self.accumulate if self.micro_batch is None else [self.accumulate, self.micro_batch],
         }
+
+
+def _count(run: Run, wanted: Score) -> int:
+    return len(getattr(run.stream, "source", ())) if wanted.ids is None else len(wanted.ids)
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

@@ -21,7 +21,7 @@ from etude.evidence.readings import Record
 from etude.evidence.verdict import Judged, check, judge, primary_of
 
 __all__ = [
-    "AtLeast", "Better", "Claim", "Correlates", "Equivalent", "Estimate", "Judged", "NotJudged", "Rate", "Ratio", "Trend",
+    "AtLeast", "Better", "Claim", "Correlates", "Entrant", "Equivalent", "Estimate", "Judged", "NotJudged", "Rate", "Ratio", "Trend",
     "check", "judge", "primary_of",
 ]  # fmt: skip
 
@@ -48,6 +48,7 @@ class Claim:
 
     counted: ClassVar[bool] = False  # n is trials, not seeds
     zero_d: ClassVar[bool] = False
+    family: ClassVar[bool] = False  # equals of one another: none is primary, and Holm's levels go over all of them
 
     def __post_init__(self) -> None:
         where = type(self).__name__
@@ -133,6 +134,34 @@ class Better(_Difference):
 
     def estimate(self, record: Record) -> Estimate:
         return Estimate(sample=self.differences(record), d=self.d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant(Claim):
+    """One of several arms that are ranked against a baseline over several tasks: it is better there by more than `d`, on average.
+
+    Estimate: the mean over seeds of the paired difference of the `metrics`' mean, one metric a task, higher is better. Null: a difference
+    of at most `d`. A study of entrants makes no other claims; its verdict says how many hold.
+    """
+
+    arm: str
+    baseline: str
+    metrics: tuple[str, ...]
+    equal: tuple[str, ...] = ("flops",)
+
+    family: ClassVar[bool] = True
+
+    def validate(self, where: str) -> None:
+        if isinstance(self.metrics, str) or not self.metrics:
+            raise BadInput(f"{where}.metrics", repr(self.metrics), "a tuple of metrics, one a task")
+
+    @property
+    def arms_named(self) -> tuple[str, ...]:
+        return self.baseline, self.arm
+
+    def estimate(self, record: Record) -> Estimate:
+        ours, theirs = (np.stack([readings.metric(record, arm, m) for m in self.metrics]) for arm in (self.arm, self.baseline))
+        return Estimate(sample=Seeds(_oriented((ours - theirs).mean(axis=0), False)), d=self.d)
 
 
 @dataclass(frozen=True, kw_only=True)

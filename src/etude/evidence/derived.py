@@ -67,6 +67,8 @@ def differences(study: Study, record: Mapping[str, Any]) -> list[str]:
                 told += _parts(where, {"reason": "", **before}, after)  # entries of old have no reason
             elif before or after:
                 told.append(f"{where}: {_entry(before)} on record, {_entry(after)} from its values")
+    if _differ(record.get("ranking"), again.get("ranking")):
+        told.append("the ranking on record is not that of its values")
     return told
 
 

@@ -27,6 +27,8 @@ ABOVE = ("papers", "cli", "web", "screen", "arenas", "evidence", "adapt")
 """Folders of etude that no run's numbers depend on, but for the paper's own (and evidence/study.py)."""
 RULE = "suggest"
 """The function, or the file of a package, that proposes a paper's settings for a recipe."""
+APART = (RULE, "arena")
+"""Files of a package that its study does not run: the rule, and how it does other people's work."""
 Plain = Any  # JSON values
 
 
@@ -64,8 +66,10 @@ def code_hash(sources: Mapping[str, str]) -> str:
 
 
 def paper_code(study: Study) -> str:
-    """The hash of the code that defines a study: every file of its own that its arms and settings come from."""
-    return code_hash({name: path.read_text(encoding="utf-8") for name, path in paper_files(study).items()})
+    """The hash of the code that defines a study: every file of its own that its arms and settings come from, and what arms name."""
+    own = code_hash({name: path.read_text(encoding="utf-8") for name, path in paper_files(study).items()})
+    named = {_name_of(path): path for arm in study.arms.values() for path in arm.code}
+    return own if not named else digest([own, {name: _shape(ast.parse(path.read_text(encoding="utf-8"))) for name, path in named.items()}])
 
 
 def paper_files(study: Study) -> dict[str, Path]:
@@ -81,8 +85,8 @@ def paper_files(study: Study) -> dict[str, Path]:
 
 
 def code_files(file: Path) -> dict[str, Path]:
-    """name -> file: a module alone, or every file of its package; without the rule for other people's recipes."""
-    return {_name_of(member): member for member in _package_of(file) if member.stem != RULE}
+    """name -> file: a module alone, or every file of its package; without what is for other people's work."""
+    return {_name_of(member): member for member in _package_of(file) if member.stem not in APART}
 
 
 @lru_cache(maxsize=1)

@@ -13,12 +13,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from etude.engine.ledger import Ledger
 from etude.errors import BadInput
 from etude.evidence import jobs, output, records, requirements
 from etude.evidence.estimate import NotJudged, Seeds
@@ -36,7 +37,8 @@ from etude.evidence.verdict import primary_of
 class Cost:
     """Of one run of an arm. seconds, memory (bytes, peak), disk (bytes): None where unknown; source: where they come from.
 
-    begun: memory and disk are those of a run's beginning, which the whole run may exceed.
+    begun: memory and disk are those of a run's beginning, which the whole run may exceed. spent: quantity -> amount over all
+    categories, on average, of runs that are finished or on record; empty where there are none.
     """
 
     seconds: float | None
@@ -44,6 +46,7 @@ class Cost:
     disk: int | None
     source: str
     begun: bool = False
+    spent: dict[str, float] = field(default_factory=dict)
 
     @property
     def known(self) -> bool:
@@ -55,7 +58,7 @@ class Plan:
     """runs, kept: how many in all, and finished before. seconds: wall time on `workers` processes; None where an arm is unknown.
 
     memory: bytes, all workers at their peak. disk: bytes to come; disk_free: bytes. detectable: the smallest effect of the
-    primary claim that `n` seeds show with 80 % probability, in the claim's unit, or in standard deviations of it.
+    primary claim (of entrants, the first) that `n` seeds show with 80 % probability, in the claim's unit, or in standard deviations of it.
     budgets: arm -> quantity -> what one run plans to spend, for arms that say it.
     """
 
@@ -128,6 +131,8 @@ def _probed(
     return {arm: _completed(costs[arm], cost) for arm, cost in found.items()}
 
 
+HOUR = 3600.0
+"""Seconds of work over which `--yes` is asked for."""
 PATIENCE = 6
 """How many times its limit a probe goes on for arms that have not reported progress twice."""
 
@@ -159,13 +164,15 @@ def _from_runs(base: Path, arm: str) -> Cost | None:
         try:
             run = jobs.loads(path.read_text(encoding="utf-8"))
             if run["arm"] == arm and not run.get("resumed"):  # of one that was killed, only its last part was timed
-                found.append((run["seconds"], run["peak_bytes"], path.stat().st_size + jobs.bytes_below(base / "folders" / path.stem)))
+                size = path.stat().st_size + jobs.bytes_below(base / "folders" / path.stem)
+                found.append((run["seconds"], run["peak_bytes"], size, run["ledger"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     if not found:
         return None
-    seconds, memory, disk = (list(column) for column in zip(*found, strict=True))
-    return Cost(seconds=float(np.mean(seconds)), memory=max(memory), disk=int(np.mean(disk)), source=f"{len(found)} finished runs")
+    seconds, memory, disk, ledgers = (list(column) for column in zip(*found, strict=True))
+    source = f"{len(found)} finished run{'s' * (len(found) > 1)}"
+    return Cost(seconds=float(np.mean(seconds)), memory=max(memory), disk=int(np.mean(disk)), source=source, spent=_spent(ledgers))
 
 
 def _from_record(path: Path, scale: str, arm: str) -> Cost | None:
@@ -178,8 +185,19 @@ def _from_record(path: Path, scale: str, arm: str) -> Cost | None:
     told, source = record["arms"][arm], f"the record of {record['provenance']['date'][:10]}"
     peaks, sizes = ([v for v in told.get(name) or () if v is not None] for name in ("peak_bytes", "disk_bytes"))
     return Cost(
-        seconds=float(np.mean(told["seconds"])), memory=max(peaks, default=None), disk=int(np.mean(sizes)) if sizes else None, source=source
-    )
+        seconds=float(np.mean(told["seconds"])), memory=max(peaks, default=None), disk=int(np.mean(sizes)) if sizes else None,
+        source=source, spent=_spent(told["ledger"]),
+    )  # fmt: skip
+
+
+def _spent(ledgers: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Tokens and FLOPs of a run, on average over ledgers that hold them."""
+    told = {}
+    for quantity in ("tokens", "flops"):
+        totals = [Ledger.from_dict(ledger).total(quantity) for ledger in ledgers]
+        if any(totals):
+            told[quantity] = float(np.mean([total for total in totals if total]))
+    return told
 
 
 def _completed(told: Cost | None, probed: Cost) -> Cost:
@@ -188,7 +206,7 @@ def _completed(told: Cost | None, probed: Cost) -> Cost:
         return probed
     memory = probed.memory if told.memory is None else told.memory
     disk = probed.disk if told.disk is None else told.disk
-    return Cost(seconds=told.seconds, memory=memory, disk=disk, source=f"{told.source}; memory: {probed.source}", begun=probed.begun)
+    return replace(told, memory=memory, disk=disk, source=f"{told.source}; memory: {probed.source}", begun=probed.begun)
 
 
 def _probe(
@@ -240,7 +258,7 @@ def _probe_group(reference: Reference, tasks: Sequence[Task], base: Path, limit:
 
 
 def _detectable(study: Study, scale: str, n: int, places: Sequence[Path]) -> tuple[float, str]:
-    claim = study.claims[primary_of(study.claims)] if study.claims else None
+    claim = study.claims[primary_of(study.claims) or 0] if study.claims else None
     for path in places:
         try:
             record = records.read(path)

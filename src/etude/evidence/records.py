@@ -6,18 +6,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput, reason
 from etude.evidence import jobs
+from etude.evidence.claims import Claim, Entrant
 from etude.evidence.matched import matched_effects, signs_differ
+from etude.evidence.ranking import ranking
 from etude.evidence.study import Study
-from etude.evidence.verdict import judge, primary_of
+from etude.evidence.verdict import Judged, judge, primary_of
 from etude.evidence.wording import remark
-
-if TYPE_CHECKING:
-    from etude.evidence.claims import Claim
 
 SCHEMA = 1
 
@@ -40,22 +39,35 @@ def build(study: Study, scale: str, seeds: Sequence[int], runs: Runs, provenance
 
 
 def judged(record: Mapping[str, Any], claims: Sequence[Claim]) -> dict[str, Any]:
-    """All that follows from a record's raw values: {"matched", "claims", "verdict", "line"}."""
+    """All that follows from a record's raw values: {"matched", "claims", "verdict", "line"}, and the "ranking" of entrants."""
     matched = matched_effects(record)
-    return {"matched": matched, **verdicts({**record, "matched": matched}, claims)}
+    found = {"matched": matched, **verdicts({**record, "matched": matched}, claims)}
+    entrants = [claim for claim in claims if isinstance(claim, Entrant)]
+    if entrants:
+        arms, first = [claim.arm for claim in entrants], entrants[0]
+        found["ranking"] = [one.as_dict() for one in ranking(record, arms, first.baseline, first.metrics)]
+    return found
 
 
 def verdicts(record: Mapping[str, Any], claims: Sequence[Claim]) -> dict[str, Any]:
-    """{"claims", "verdict", "line"} from the raw values alone: the primary claim's verdict, and its line with the sizes."""
+    """{"claims", "verdict", "line"} from the raw values alone: the primary claim's verdict (of entrants, how many are better and how
+    many worse), and its line with the sizes."""
     judged = judge(record, claims) if claims else []
-    verdict = judged[primary_of(claims)].verdict if judged else "no claims"
+    first = primary_of(claims) if claims else None
+    verdict = "no claims" if not judged else _counted(judged) if first is None else judged[first].verdict
     line = f"{verdict} at {record['size']}" + (f" ({remark(record)})" if remark(record) else "")
     if record["paper_size"]:
         line += f"; paper: {record['paper_size']}, not tested there"
-    if judged:
-        for sentence in signs_differ(record["matched"], claims[primary_of(claims)].arms_named):
+    if first is not None:
+        for sentence in signs_differ(record["matched"], claims[first].arms_named):
             line += f"; {sentence}"
     return {"claims": [told.as_dict() for told in judged], "verdict": verdict, "line": line}
+
+
+def _counted(judged: Sequence[Judged]) -> str:
+    """ "2 of 5 better than the baseline, 1 worse" """
+    better, worse = (sum(one.verdict == word for one in judged) for word in ("holds", "reversed"))
+    return f"{better} of {len(judged)} better than the baseline" + f", {worse} worse" * bool(worse)
 
 
 def document(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +75,7 @@ def document(record: Mapping[str, Any]) -> dict[str, Any]:
     provenance}, and a few keys more.
     """
     arms = {name: {**told["metrics"], "ledger": told["ledger"]} for name, told in record["arms"].items()}
-    more = {k: record[k] for k in ("line", "size", "paper_size", "matched", "registration", "complete") if k in record}
+    more = {k: record[k] for k in ("line", "size", "paper_size", "matched", "ranking", "registration", "complete") if k in record}
     kept = {k: record[k] for k in ("slug", "scale", "seeds")}
     return kept | {"arms": arms} | {k: record[k] for k in ("claims", "verdict", "seconds", "provenance")} | more
 

@@ -22,6 +22,9 @@ from etude.evidence.statistics import t_interval
 from etude.evidence.tables import BREAK, Grid
 from etude.evidence.wording import BETTER, HIGHER, amount, claim_effect, effect, remark
 
+TASK = "score, "
+"""How the metric of one task of an arena begins."""
+
 VERDICT_STYLES = {"holds": "bold green", "reversed": "bold red", "no effect": "yellow", "inconclusive": "yellow"}
 
 
@@ -37,6 +40,9 @@ def show(record: Mapping[str, Any], console: Console | None = None, tuned: str =
     apart = apart_table(record)
     if apart is not None:
         console.print(apart)
+    ranked = ranking_table(record)
+    if ranked is not None:
+        console.print(ranked)
     matched = matched_table(record)
     if matched is not None:
         console.print(matched)
@@ -84,6 +90,26 @@ def apart_table(record: Mapping[str, Any]) -> Grid | None:
     return table if table.rows else None
 
 
+def ranking_table(record: Mapping[str, Any]) -> Grid | None:
+    """Entrants and their baseline, best first: the interquartile mean over tasks and seeds, how often it is the better one, each task."""
+    ranked = record.get("ranking")
+    if not ranked:
+        return None
+    names = [name.removeprefix(TASK) for name in ranked[0]["tasks"]]
+    columns = (">interquartile mean of gains", f">better than {record['baseline']}", *(f">{name}" for name in names))
+    title = "Ranking over tasks and seeds (95 % intervals of a bootstrap within tasks)"
+    table = Grid(">", "|arm", *columns, ruled=False, title=title)
+    for place, one in enumerate(ranked, 1):
+        low, high = one["interval"]
+        chance = "–"
+        if one["improvement"] is not None:
+            ends = one["improvement_interval"]
+            chance = f"{one['improvement']:.0%}{BREAK}[{ends[0]:.0%}, {ends[1]:.0%}]"
+        tasks = [f"{value:.3f}" for value in one["tasks"].values()]
+        table.add_row(str(place), escape(one["arm"]), escape(f"{one['iqm']:+.4f}{BREAK}[{low:+.4f}, {high:+.4f}]"), escape(chance), *tasks)
+    return table
+
+
 def matched_table(record: Mapping[str, Any]) -> Grid | None:
     """The effects at equal FLOPs and at equal wall time, where curves were recorded."""
     if not record["matched"]:
@@ -107,7 +133,7 @@ def claim_line(claim: Mapping[str, Any]) -> Text:
     said = claim_effect(claim, level=True)
     numbers = f" ({said}, d {claim['d']:g}, n {claim['n']})" if said else ""
     note = f" [{claim['note']}]" if claim.get("note") else ""
-    rank = "primary  " if claim["primary"] else "secondary"
+    rank = "         " if claim["kind"] == "Entrant" else "primary  " if claim["primary"] else "secondary"
     verdict = claim["verdict"]
     return Text.assemble(f"{rank} ", (verdict, VERDICT_STYLES.get(verdict, "yellow")), f": {claim['text']}{numbers}{note}")
 
@@ -116,11 +142,11 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     """Prints a plan, to stdout unless told otherwise."""
     console = console or tables.stdout()
     tables.say(console, Text(f"{plan.slug} · {plan.scale} · {plan.size}", "bold"))
-    table = Grid("|arm", ">time a run", ">memory", ">disk", "known from", *["planned budget"] * bool(plan.budgets), ruled=False)
+    table = Grid("|arm", ">time a run", ">memory", ">disk", "known from", "planned budget", ruled=False)
     for arm, cost in plan.arms.items():
-        budget = ", ".join(f"{amount(value)} {quantity}" for quantity, value in plan.budgets.get(arm, {}).items()) or "not said"
+        budget = _amounts(plan.budgets.get(arm, {})) or f"not said{_amounts(cost.spent, '; spent before: ')}"
         sizes = [_bytes(value) + " or more" * (cost.begun and value is not None) for value in (cost.memory, cost.disk)]
-        table.add_row(escape(arm), clock(cost.seconds), *sizes, cost.source, *[budget] * bool(plan.budgets))
+        table.add_row(escape(arm), "unknown" if cost.seconds is None else clock(cost.seconds), *sizes, cost.source, budget)
     console.print(table)
     kept = f", {plan.kept} finished before" if plan.kept else ""
     tables.say(console, f"{plan.runs} runs: {len(plan.arms)} arms x {len(plan.seeds)} seeds{kept}; {plan.workers} at a time")
@@ -134,6 +160,10 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
         tables.say(console, f"no effect can be judged from {len(plan.seeds)} seed: at least 3 are needed")
 
 
+def _amounts(told: Mapping[str, float], before: str = "") -> str:
+    return before * bool(told) + ", ".join(f"{amount(value)} {quantity}" for quantity, value in told.items())
+
+
 def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:
     """Markdown: every record's verdict, whatever it is, with effect, scale and paper's scale. titles: slug -> what to call it."""
     lines = ["| Study | Claim | Verdict | Effect | Measured at | Paper |", "|---|---|---|---|---|---|"]
@@ -141,9 +171,11 @@ def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:
         slug = record["slug"]
         claim = next((c for c in record["claims"] if c["primary"]), None)
         said = claim_effect(claim) if claim is not None else ""
+        effect = f"{said}, d = {claim['d']:g}, n = {claim['n']}" if claim is not None and said else "–"
+        if record.get("ranking"):
+            effect = "ranked: " + ", ".join(f"{one['arm']} {one['iqm']:+.3f}" for one in record["ranking"])
         cells = [
-            (titles or {}).get(slug, slug), claim["text"] if claim else "–", f"**{record['verdict']}**",
-            f"{said}, d = {claim['d']:g}, n = {claim['n']}" if claim is not None and said else "–",
+            (titles or {}).get(slug, slug), claim["text"] if claim else "–", f"**{record['verdict']}**", effect,
             f"{record['size']}, {len(record['seeds'])} seeds", f"{record['paper_size']}, not tested here" if record["paper_size"] else "–",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")

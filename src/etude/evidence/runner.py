@@ -19,7 +19,7 @@ from etude.errors import BadInput, one_of
 from etude.evidence import attempts, fingerprint, jobs, output, places, planned, plots, records, registration, report, requirements, tuning
 from etude.evidence import plan as planning
 from etude.evidence.jobs import Task
-from etude.evidence.live import View, view
+from etude.evidence.live import View, clock, view
 from etude.evidence.places import Place
 from etude.evidence.pool import Pool, RunFailed
 from etude.evidence.provenance import provenance
@@ -56,6 +56,7 @@ def run_study(
     json: bool = False,
     quiet: bool = False,
     reason: str = "",
+    yes: bool = False,
     place: Place | None = None,
 ) -> dict[str, Any]:
     """Runs what is not finished yet of a study, judges it, and returns the record (or, with `plan`, the plan, running nothing).
@@ -66,6 +67,7 @@ def run_study(
     out:     the output folder, default runs/SLUG in the working directory; everything lies below OUT/SCALE.
     json:    prints exactly one JSON document on stdout; otherwise a table is printed there, unless `quiet`. Progress is on stderr.
     reason:  why a recorded cpu study is run again; needed there, and written to the attempts.
+    yes:     goes on where the plan is over an hour, as far as earlier runs tell; a smoke run is never asked about.
     place:   where evidence lies (default: `places.find()`).
 
     What arms plan to spend (`Arm.planned`) is held against what claims hold equal before anything starts. At cpu scale in a source
@@ -99,6 +101,8 @@ def run_study(
     gate = registration.require(study, place) if registration.needed(study, scale, numbers, place) else None
     if gate is not None and place.record(study.slug).exists() and not reason.strip():
         raise BadInput(f"{study.slug}, {scale} scale", "a record already, and no reason", 'why it is run again: --reason "TEXT"')
+    if not (yes or scale == "smoke"):
+        _short(study, planning.make(study, None, tasks, size, base, place, plans))
     output.claim(base, study.slug)
     with output.alone(base), _Attempt(study, scale, place, hashes, numbers, chosen, reason) as attempt:
         if gate is not None and not gate["code_unchanged"]:
@@ -279,6 +283,13 @@ def workers_of(workers: int | None) -> int:
 
 def _complete(study: Study, scale: str, arms: Sequence[str], seeds: Sequence[int]) -> bool:
     return list(arms) == _arms(study, scale, None) and list(seeds) == list(range(study.scales[scale].seeds))
+
+
+def _short(study: Study, made: planning.Plan) -> None:
+    """Raises BadInput for a plan that is known to take over an hour."""
+    if made.seconds is not None and made.seconds > planning.HOUR:
+        expected = "--yes (yes=True) to go on, more --workers, or fewer --seeds or --arms"
+        raise BadInput(f"{study.slug}, {made.scale} scale", f"about {clock(made.seconds)} of work", expected)
 
 
 def _plan(

@@ -51,6 +51,7 @@ class Arm:
     failure: over the study's own, for this arm.
     instead: names of metrics that the arm measures where the headline has no meaning for it (a table beside networks). It is then shown
              with these, apart from the arms that have the headline and compared with none, and only its own `failure` counts.
+    code:    files that its numbers depend on beside those of `run`: of a paper that it finds by name.
     """
 
     run: Callable[[Job], Outcome]
@@ -61,6 +62,7 @@ class Arm:
     planned: Callable[[Any], Mapping[str, float]] | None = None
     failure: Failure = field(default_factory=dict)
     instead: tuple[str, ...] = ()
+    code: tuple[Path, ...] = ()
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,8 @@
 """Judging a record: the audit of what a claim holds equal, Holm's levels, a verdict per claim.
 
 The primary claim is judged at 95 % and gives the study's verdict. Holm's procedure over all secondary claims that were
-registered (those that cannot be judged count as failed) sets the level of each secondary interval.
+registered (those that cannot be judged count as failed) sets the level of each secondary interval. Among entrants none is
+primary: the procedure goes over all of them, and the verdict counts.
 """
 
 from __future__ import annotations
@@ -51,11 +52,18 @@ class Judged:
         return out
 
 
-def primary_of(claims: Sequence[Claim]) -> int:
-    """The index of the primary claim: the one that says so, else the first. Raises BadInput for none or two."""
+def primary_of(claims: Sequence[Claim]) -> int | None:
+    """The index of the primary claim: the one that says so, else the first; None for entrants, which are equals.
+
+    Raises BadInput for no claims, two primary ones, or entrants beside other claims.
+    """
     marked = [i for i, claim in enumerate(claims) if claim.primary]
     if not claims:
         raise BadInput("claims", "none", "at least one")
+    if any(claim.family for claim in claims):
+        if marked or not all(claim.family for claim in claims):
+            raise BadInput("claims", "entrants beside a primary or another claim", "entrants alone")
+        return None
     if len(marked) > 1:
         raise BadInput("claims", f"{len(marked)} with primary=True", "one primary claim")
     return marked[0] if marked else 0
@@ -138,7 +146,7 @@ def judge(record: Record, claims: Sequence[Claim], level: float = 0.95) -> list[
     measured = [_measure(record, claim) for claim in claims]
     p = [estimate.p() if estimate is not None and not reason else None for estimate, reason, _ in measured]
     secondary = [i for i in range(len(claims)) if i != first]
-    levels = {first: level}
+    levels: dict[int, float] = {} if first is None else {first: level}
     levels.update(zip(secondary, holm_levels([1.0 if (v := p[i]) is None else v for i in secondary], level), strict=True))
     out = []
     for i, (claim, (estimate, reason, note)) in enumerate(zip(claims, measured, strict=True)):

@@ -6,6 +6,7 @@ other returns logits [B, T, V].
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from etude.engine.arguments import typed
 from etude.engine.device import device_of
 from etude.engine.protocols import Batch, Metrics, Objective, Output, Source
+from etude.engine.streams import halves
 from etude.errors import BadInput
 
 
@@ -90,6 +92,11 @@ class CausalLM:
         return Output(loss, per_sample, weight, signals)
 
 
+def spread(count: int, limit: int | None) -> np.ndarray:
+    """At most `limit` numbers below `count`, evenly spread: several texts in a row must not be measured on the first alone."""
+    return np.linspace(0, count - 1, count if limit is None else min(limit, count)).round().astype(np.int64)
+
+
 class HeldOutLoss:
     """{"loss": mean nats per token} over `limit` samples spread evenly over a source (all by default), the same at each call.
 
@@ -102,10 +109,15 @@ class HeldOutLoss:
         for name, value in {"limit": limit, "batch_size": batch_size}.items():
             if value is not None and value < 1:
                 raise BadInput(f"HeldOutLoss.{name}", repr(value), "a whole number >= 1")
-        self.source, self.objective, self.batch_size = source, objective or CausalLM(), batch_size
-        count = len(source) if limit is None else min(limit, len(source))
-        # Spread, because a source of several texts in a row must not be measured on its first alone.
-        self.ids = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
+        self.source, self.objective, self.batch_size, self.limit = source, objective or CausalLM(), batch_size, limit
+        self.ids = spread(len(source), limit)
+
+    def half(self, which: int) -> HeldOutLoss | None:
+        if len(self.source) < 2:
+            return None
+        made, ids = copy(self), halves(len(self.source))[which]
+        made.ids = ids[spread(len(ids), self.limit)]
+        return made
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Metrics:

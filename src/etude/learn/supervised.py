@@ -13,6 +13,7 @@ from etude.data.sources import TensorSource
 from etude.engine.arguments import shown, typed
 from etude.engine.device import device_of
 from etude.engine.protocols import Batch, Metrics, Output
+from etude.engine.streams import halves
 from etude.errors import BadInput, choice
 
 
@@ -97,6 +98,12 @@ class Accuracy:
         self.x, self.y, self.batch_size = data["x"], data["y"], batch_size
         if batch_size < 1:
             raise BadInput("Accuracy.batch_size", repr(batch_size), "a whole number >= 1")
+
+    def half(self, which: int) -> Accuracy | None:
+        if len(self.y) < 2:
+            return None
+        rows = torch.from_numpy(halves(len(self.y))[which])
+        return Accuracy(self.x[rows], self.y[rows], self.batch_size)
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Metrics:

@@ -23,6 +23,9 @@ from etude.papers.catalogue import Card, card
 from etude.papers.outside import find_module
 from etude.papers.suggesting import Facts, Suggestion
 
+ENTRY = "arena"
+"""The file of a package that says how it does the work of arenas."""
+
 
 @typed("etude.study, ")
 def load_study(name: str) -> Study:
@@ -77,6 +80,23 @@ def suggestion(found: Card, facts: Facts) -> Suggestion:
         named = f"{module.__name__}.suggest"
         rule = getattr(import_module(named), "suggest", None) if hasattr(module, "__path__") and find_spec(named) else None
     return None if rule is None else rule(facts)
+
+
+def entry(found: Card, arena: str) -> Callable[[Any], Any] | str:
+    """How a paper that is a program does an arena's work, or why it does not: what the file `arena.py` of its package names as the arena,
+    or what a paper in one file does.
+
+    Raises BadInput where that is neither a function nor a text.
+    """
+    module, how = load_module(found), None
+    named = f"{module.__name__}.{ENTRY}" if hasattr(module, "__path__") else module.__name__
+    if named == module.__name__ or find_spec(named):
+        how = getattr(import_module(named), arena, None)
+    if how is None:
+        return f"it does not say how it does this work (a function {arena} in its file {ENTRY}.py)"
+    if not callable(how) and not isinstance(how, str):
+        raise BadInput(f"{named}, {arena}", shown(how), "a function of the work, or the reason why it does not enter")
+    return how
 
 
 def load_module(found: Card) -> ModuleType:

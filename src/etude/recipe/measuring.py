@@ -16,10 +16,11 @@ from etude.engine.protocols import Evaluator, Metrics, Sampling
 from etude.engine.streams import derive
 from etude.errors import BadInput
 from etude.generate.harness import Harness
+from etude.learn.language import spread
 from etude.learn.problems import ProblemPool
 from etude.learn.success import Success
 from etude.recipe.material import Material
-from etude.recipe.prompts import Asker, fitting, levels_of, row_pool, row_problems, spread, task_of, task_pool, task_problems
+from etude.recipe.prompts import Asker, fitting, levels_of, row_pool, row_problems, task_of, task_pool, task_problems
 from etude.recipe.rollouts import asker_of, generator_of
 from etude.recipe.tables import HarnessTable, Recipe, RowsData, TaskData, TextData, VerifierTable
 from etude.recipe.verifiers import Verifier, verifier_of

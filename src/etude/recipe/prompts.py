@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from etude.data.chat import Template
 from etude.data.jsonl import Row
 from etude.data.row_files import RowFile
@@ -160,11 +158,6 @@ def fitting(problems: Sequence[Problem], tokenizer: Tokenizer, room: int, too_lo
     if not kept:
         raise BadInput("data", "no prompt that fits", f"at most {room} tokens: {why}")
     return kept, len(problems) - len(kept)
-
-
-def spread(count: int, limit: int) -> np.ndarray:
-    """At most `limit` numbers below `count`, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64))
 
 
 def held_out_seed(seed: int) -> int:

@@ -7,6 +7,7 @@ pretrained model has none to spare, so its recipe names tokens of its tokenizer 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,11 @@ class Losses:
             for part, source in parts.items()
             for name, objective in objectives.items()
         }
+
+    def half(self, which: int) -> Losses | None:
+        made, parts = copy(self), {name: loss.half(which) for name, loss in self.each.items()}
+        made.each = {name: part for name, part in parts.items() if part is not None}
+        return made if len(made.each) == len(parts) else None
 
     def __call__(self, model: nn.Module) -> Metrics:
         return {name: loss(model)["loss"] for name, loss in self.each.items()}

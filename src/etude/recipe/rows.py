@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from etude.data.tokenizers import Bytes, Tokenizer
 from etude.engine.device import device_of
 from etude.engine.ledger import Ledger
 from etude.engine.protocols import Batch, Evaluator, Metrics, Objective, Source
+from etude.engine.streams import halves
 from etude.errors import BadInput
 from etude.generate.hub import locate
 from etude.generate.pretrained import Pretrained, tokenizer_of, vocabulary_of
 from etude.learn.finetune import Finetune
+from etude.learn.language import spread
 from etude.learn.logprobs import frozen_copy
 from etude.learn.mapped import MappedPairs, MappedRows, fitted
 from etude.learn.preference import DPO, IPO, ORPO, PairLoss, Preference, SimPO
@@ -266,8 +269,15 @@ class HeldOutPairs:
 
     def __init__(self, source: Source, objective: Objective, table: EvaluateTable) -> None:
         self.source, self.objective, self.batch_size = source, objective, table.batch
-        count = min(len(source), table.limit or LIMIT)
-        self.ids = np.linspace(0, len(source) - 1, count).round().astype(np.int64)
+        self.limit = table.limit or LIMIT
+        self.ids = spread(len(source), self.limit)
+
+    def half(self, which: int) -> HeldOutPairs | None:
+        if len(self.source) < 2:
+            return None
+        made, ids = copy(self), halves(len(self.source))[which]
+        made.ids = ids[spread(len(ids), self.limit)]
+        return made
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Metrics:

@@ -36,7 +36,7 @@ from etude.recipe.places import Places
 from etude.recipe.progress import Progress
 from etude.recipe.rows import objective_of
 from etude.recipe.stopping import stoppable
-from etude.recipe.tables import PretrainedTable
+from etude.recipe.tables import PretrainedTable, Recipe
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -131,6 +131,16 @@ def _objective(source: Any) -> Objective:
     raise BadInput("data", f"samples of {', '.join(sample)}", "x with y, or tokens; or an `objective` that reads them")
 
 
+def recipe_of(path: Path | str, overrides: tuple[str, ...], resolve: Resolve, models: Models) -> tuple[Recipe, Places]:
+    """A recipe file as it would be run, and where its mistakes are found. Raises BadInput."""
+    recipe, places = load(path, overrides), Places(Path(path).name, [".".join(parsed(text)[0]) for text in overrides])
+    if isinstance(recipe.model, PretrainedTable):
+        # The recipe that is kept names that very checkpoint: the other run may go on.
+        name = begun_from(recipe.model.pretrained, places.of("model.pretrained"), resolve, models)
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"pretrained": name})})
+    return recipe, places
+
+
 def train_recipe(
     path: Path | str,
     *,
@@ -146,12 +156,8 @@ def train_recipe(
     defaults, the tokenizer and `data.json` before the first update, then metrics, the order of the data and checkpoints.
     Raises BadInput; on `resume` also for a recipe or data other than those that the run was begun with.
     """
-    recipe, places = load(path, overrides), Places(Path(path).name, [".".join(parsed(text)[0]) for text in overrides])
+    recipe, places = recipe_of(path, overrides, resolve, models)
     folder = Path(recipe.run.folder)
-    if isinstance(recipe.model, PretrainedTable):
-        # The recipe that is kept names that very checkpoint: the other run may go on.
-        name = begun_from(recipe.model.pretrained, places.of("model.pretrained"), resolve, models)
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"pretrained": name})})
     if resume:
         check_recipe(recipe, places)
     methods: Sequence[Method] = ()

@@ -23,6 +23,8 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     for one, several in (("optimizer", recipe.optimizers), ("objective", recipe.objectives)):
         if several is not None:
             del document[one]
+    if "held_out_rows" in document["data"]:
+        document["data"].pop("held_out", None)  # a default beside what replaces it
     return document
 
 

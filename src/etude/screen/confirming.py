@@ -10,15 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from etude.errors import numbered
 from etude.evidence.estimate import HOLDS, Estimate, Seeds
 from etude.evidence.statistics import holm_levels
 
 LEVEL = 0.95
+NOT_JUDGED = "not judged"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmed:
     """One method against the baseline. estimate, interval: better is positive; None where a run diverged. level: of the interval.
+    An estimate that is not judged (it did not spend what the baseline did) is kept, as a study keeps it.
 
     verdict: holds, reversed, no effect, inconclusive, or "not judged: REASON".
     """
@@ -36,37 +39,57 @@ class Confirmed:
     def holds(self) -> bool:
         return self.verdict == HOLDS
 
+    @property
+    def judged(self) -> bool:
+        return not self.verdict.startswith(NOT_JUDGED)
+
     def as_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def confirm(
-    values: Mapping[str, Sequence[float]], baseline: str, d: float, lower_is_better: bool = True, level: float = LEVEL
+    values: Mapping[str, Sequence[float]],
+    baseline: str,
+    d: float,
+    lower_is_better: bool = True,
+    level: float = LEVEL,
+    *,
+    seeds: Sequence[int] | None = None,
+    unequal: Mapping[str, str] | None = None,
 ) -> list[Confirmed]:
-    """The methods' outcomes, best first. values: name -> one value a seed, in the same order of seeds for all.
+    """The methods' outcomes, those that are judged first, and best first. values: name -> one value a seed, in the order of `seeds`
+    for all (0, 1, ... where they are not told). unequal: name -> how it did not spend what the baseline did.
 
-    Holm's procedure over all methods sets each interval's level; one that diverged, or has fewer than two seeds, counts as failed.
+    Holm's procedure over all methods sets each interval's level; one that diverged, did not spend the same, or has fewer than two seeds
+    counts as failed: it gets no verdict, whatever its values.
     """
     base, names = values[baseline], [name for name in values if name != baseline]
-    estimates: dict[str, Estimate | str] = {}
+    numbers, unequal = list(range(len(base))) if seeds is None else list(seeds), unequal or {}
+    estimates: dict[str, Estimate | None] = {}
+    reasons: dict[str, str] = {}
     for name in names:
-        bad = [i for i, pair in enumerate(zip(values[name], base, strict=True)) if not all(map(math.isfinite, pair))]
-        if bad:
-            estimates[name] = f"diverged at seed {', '.join(map(str, bad))}"
-        elif len(base) < 2:
-            estimates[name] = "1 seed, at least 2 needed"
-        else:
-            sign = -1.0 if lower_is_better else 1.0
-            estimates[name] = Estimate(sample=Seeds(tuple(sign * (a - b) + 0.0 for a, b in zip(values[name], base, strict=True))), d=d)
-    p = [e.p() if isinstance(e, Estimate) else 1.0 for e in estimates.values()]
+        lost = {one: [seed for seed, v in zip(numbers, values[one], strict=True) if not math.isfinite(v)] for one in (name, baseline)}
+        estimates[name] = None
+        if any(lost.values()):
+            reasons[name] = "; ".join(f"'{one}' diverged at {numbered('seed', bad, show=len(bad))}" for one, bad in lost.items() if bad)
+            continue
+        if len(base) < 2:
+            reasons[name] = "1 seed, at least 2 needed"
+            continue
+        if name in unequal:
+            reasons[name] = unequal[name]
+        sign = -1.0 if lower_is_better else 1.0
+        estimates[name] = Estimate(sample=Seeds(tuple(sign * (a - b) + 0.0 for a, b in zip(values[name], base, strict=True))), d=d)
+    p = [1.0 if e is None or name in reasons else e.p() for name, e in estimates.items()]
     done = []
     for (name, found), one, at in zip(estimates.items(), p, holm_levels(p, level), strict=True):
-        if isinstance(found, str):
-            told: dict[str, Any] = {"estimate": None, "interval": None, "verdict": f"not judged: {found}"}
-        else:
+        told: dict[str, Any] = {"estimate": None, "interval": None}
+        if found is not None:
             told = {"estimate": found.value, "interval": found.interval(at), "verdict": found.verdict(at)}
+        if name in reasons:
+            told["verdict"] = f"{NOT_JUDGED}: {reasons[name]}"
         done.append(Confirmed(name=name, level=at, p=one, d=d, n=len(base), **told))
-    return sorted(done, key=lambda c: -math.inf if c.estimate is None else c.estimate, reverse=True)
+    return sorted(done, key=lambda c: (c.judged, -math.inf if c.estimate is None else c.estimate), reverse=True)
 
 
 def winner_of(first: Sequence[Confirmed], second: Sequence[Confirmed], both: str, single: str) -> Confirmed | None:
@@ -78,6 +101,6 @@ def winner_of(first: Sequence[Confirmed], second: Sequence[Confirmed], both: str
     measured = {c.name: c for c in second}
     if both in measured:
         gain, alone = measured[both], measured[single]
-        if gain.holds and (alone.estimate is None or (gain.estimate or 0.0) > alone.estimate):
+        if gain.holds and (not alone.judged or (gain.estimate or 0.0) > (alone.estimate or 0.0)):
             return gain
     return winner

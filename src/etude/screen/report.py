@@ -18,6 +18,7 @@ from etude.evidence.wording import amount, effect
 from etude.papers.applying import lines
 from etude.papers.catalogue import card
 from etude.recipe.writing import toml
+from etude.screen.spending import TOLERANCE, spending_lines
 
 
 def write_report(out: Path, report: dict[str, Any], record: Mapping[str, Any] | None) -> None:
@@ -73,6 +74,10 @@ def _effect(told: Mapping[str, Any]) -> str:
     return "" if told["estimate"] is None else effect(told["estimate"], told["interval"])
 
 
+HALVES = "selected on one half of the held-out samples, confirmed on the other"
+NO_HALVES = "selected and confirmed on the same held-out data, which this measure cannot halve: keep a test set that no recipe names"
+
+
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     """A plan in words."""
     better = "lower" if plan["lower_is_better"] else "higher"
@@ -93,6 +98,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         f"smallest effect shown with 80 % probability by {plan['seeds']} seeds: d = {plan['d']:g} and {plan['detectable_sd']:.2f} standard "
         "deviations of a seed's difference, for one method; more where several are confirmed"
     )
+    said.append(HALVES if plan["halves"] else NO_HALVES)
     if plan["proxy"]:
         said.append(f"on a proxy: {plan['proxy']}")
     return said
@@ -149,6 +155,9 @@ def page(report: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
     for told in report.get("combinations", ()):
         if told["refused"]:
             parts.append(f"<p>{html.escape(told['name'])} do not go together: {html.escape(told['refused'])}.</p>")
+    if report["spending"]:
+        said = "".join(f"<li>{html.escape(line)}</li>" for line in spending_lines(report["spending"]))
+        parts.append(f"<h2>Runs that did not spend their budget within {TOLERANCE:.0%}</h2><ul>{said}</ul>")
     if report["refused"]:
         parts.append(
             "<h2>What does not apply, and why</h2>" + _table(["method", "reason"], [list(item) for item in report["refused"].items()])

@@ -21,6 +21,7 @@ from etude.engine.checkpoint import write_atomic
 from etude.errors import BadInput
 from etude.evidence import fingerprint, output, records
 from etude.evidence.live import clock
+from etude.evidence.plan import HOUR
 from etude.evidence.provenance import provenance
 from etude.evidence.reference import Reference
 from etude.evidence.runner import StudyInterrupted, perform, workers_of
@@ -30,17 +31,19 @@ from etude.papers.suggesting import Facts
 from etude.recipe.config import load
 from etude.recipe.overrides import apply
 from etude.recipe.writing import plain, toml
+from etude.screen import spending
 from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen, combined
 from etude.screen.certificates import certificate, code_of
 from etude.screen.confirming import Confirmed, confirm, winner_of
 from etude.screen.halving import Arm, Rung, ladder, select
-from etude.screen.probe import Probe, Probes
+from etude.screen.probe import Probe, Probes, Whole
 from etude.screen.report import write_report
 from etude.screen.trial import SCALE, Phase, names_of, study_of
 
 RATES = (0.5, 1.0, 2.0)
 SELECT_SEED = 100
-HOUR = 3600.0
+SELECTED, CONFIRMED = 0, 1
+"""Which half of the held-out samples a phase measures on; a combination on that of the confirmation, with seeds of its own."""
 LOSS = "loss"
 
 
@@ -70,11 +73,15 @@ class Settings:
 
 @dataclass(kw_only=True)
 class Screen:
-    """What is to be screened, once the probes are in. flops: of a confirmed run. refused: paper -> why it does not apply."""
+    """What is to be screened, once the probes are in. flops: of a confirmed run. refused: paper -> why it does not apply.
+
+    candidates: with their settings for a confirmed run. short: for each rung, by its own rule for that budget where it applies there.
+    """
 
     document: dict[str, Any]
     settings: Settings
     candidates: dict[str, Candidate]
+    short: list[dict[str, Candidate]]
     refused: dict[str, str]
     probes: dict[str, Probe]
     flops: float
@@ -90,6 +97,17 @@ class Screen:
     @property
     def n(self) -> int:
         return self.settings.seeds
+
+    def run_of(self, name: str, share: float = 1.0) -> Whole:
+        """What a run of a share of the budget is expected to take, from the probe, which began a run of the first rung.
+
+        What a method spends before its first update grows with the budget where its settings do, and is the same elsewhere.
+        """
+        begin = 1.0
+        if name != BASELINE and self.short[0][name] != self.candidates[name]:
+            begin = share / self.rungs[0].share
+        found = self.probes[name]
+        return found.whole(found.updates(share * self.flops, begin), begin)
 
 
 @typed("screen, ")
@@ -138,35 +156,45 @@ def _prepared(
     out: Path, proxy: str, quiet: bool,
 ) -> Screen:  # fmt: skip
     kept = Probes(out, document, _teller(quiet))
-    base = kept.of(BARE)
+    told = _asked_budget(budget) or document["budget"]
+    base = kept.of(BARE, told)
     if isinstance(base, str):
         raise BadInput("the recipe itself", base, "a recipe that `etude train` runs")
     metric = settings.metric or _metric(base)
     if metric not in base.metrics:
         raise BadInput("screen, metric", f"'{metric}'", f"one that the recipe measures: {', '.join(base.metrics)}")
-    flops, steps = _budget(document, budget, base)
-    epochs = steps * _samples_an_update(document) / base.samples if base.samples else 0.0
-    facts = Facts(
-        recipe=document, samples=base.samples, steps=steps, epochs=epochs,
-        domains=base.domains, verified="rollouts" in document,
-    )  # fmt: skip
+    flops, steps = _budget(told, base)
+    shares = [rung.share for rung in ladder(1, 1, 1, settings.rungs)]
+
+    def facts(share: float) -> Facts:
+        epochs = share * steps * _samples_an_update(document) / base.samples if base.samples else 0.0
+        return Facts(
+            recipe=document, samples=base.samples, steps=share * steps, epochs=epochs, domains=base.domains, verified="rollouts" in document
+        )
+
     found: dict[str, Candidate] = {}
+    short: list[dict[str, Candidate]] = [{} for _ in shares]
     refused: dict[str, str] = {}
     probes = {BASELINE: base}
     for one in chosen(methods, family):
-        made = candidate(one, facts)
+        made = candidate(one, facts(1.0))
         if not isinstance(made, str):
-            probed = kept.of(made)
+            at = [made if isinstance(less := candidate(one, facts(share)), str) else less for share in shares]
+            # The shortest run is the one to refuse: what a method spends beforehand is the largest share of it.
+            probed = kept.of(at[0], {"flops": shares[0] * flops})
             if isinstance(probed, Probe) and not settings.unchecked:
                 probed = _unshown(one, _teller(quiet)) or probed
             if isinstance(probed, Probe):
                 found[one.slug], probes[one.slug] = made, probed
+                for rung, less in zip(short, at, strict=True):
+                    rung[one.slug] = less
                 continue
             made = probed
         refused[one.slug] = made
     rungs = ladder(len(found), len(settings.rates), settings.k, settings.rungs) if found else []
     return Screen(
-        document=document, settings=settings, candidates=found, refused=refused, probes=probes, flops=flops, tokens=steps * base.tokens,
+        document=document, settings=settings, candidates=found, short=short, refused=refused, probes=probes, flops=flops,
+        tokens=steps * base.tokens,
         metric=metric, lower_is_better=LOSS in metric, workers=workers, out=out, proxy=proxy, quiet=quiet, rungs=rungs,
     )  # fmt: skip
 
@@ -191,33 +219,29 @@ def _metric(base: Probe) -> str:
     return next((name for name in base.metrics if name.endswith(LOSS)), base.metrics[0] if base.metrics else "")
 
 
-def _budget(document: Mapping[str, Any], asked: str, base: Probe) -> tuple[float, float]:
-    """(FLOPs of a run, updates of the baseline in them)."""
-    told: dict[str, float] = dict(document["budget"])
-    if asked:
-        unit = next((u for u in ("flops", "tokens") if asked.lower().replace(" ", "").endswith(u)), "")
-        try:
-            amount = float(asked.lower().replace(" ", "").removesuffix(unit).replace("_", ""))
-        except ValueError:
-            amount = 0.0
-        if not unit or not (math.isfinite(amount) and amount > 0):
-            raise BadInput("screen, budget", f"'{asked}'", "such as 1e12flops or 200000tokens")
-        told = {unit: amount}
-    match told:
-        case {"flops": flops}:
-            steps = flops / base.flops
-        case {"tokens": tokens} if base.tokens:
-            steps = math.ceil(tokens / base.tokens)
-        case {"samples": samples}:
-            steps = math.ceil(samples / _samples_an_update(document))
-        case {"steps": count}:
-            steps = count
-        case _:
-            said = ", ".join(told)
-            raise BadInput(
-                "screen, budget", f"the recipe's budget in {said}", "one in tokens, steps, samples or FLOPs; or --budget 1e12flops"
-            )
-    return steps * base.flops, steps
+def _asked_budget(asked: str) -> dict[str, float]:
+    """{"flops" or "tokens": amount} of "1e12flops"; empty where nothing is asked."""
+    if not asked:
+        return {}
+    unit = next((u for u in ("flops", "tokens") if asked.lower().replace(" ", "").endswith(u)), "")
+    try:
+        amount = float(asked.lower().replace(" ", "").removesuffix(unit).replace("_", ""))
+    except ValueError:
+        amount = 0.0
+    if not unit or not (math.isfinite(amount) and amount > 0):
+        raise BadInput("screen, budget", f"'{asked}'", "such as 1e12flops or 200000tokens")
+    return {unit: amount if unit == "flops" else max(1, round(amount))}
+
+
+def _budget(told: Mapping[str, Any], base: Probe) -> tuple[float, float]:
+    """(FLOPs of a run, updates of the baseline in them). told: the budget that the baseline was probed with."""
+    if "flops" in told:
+        return told["flops"], base.budget
+    if "seconds" in told or any(name.endswith("seconds") for name in told.get("weights", ())):
+        expected = "one in tokens, steps, samples or FLOPs; or --budget 1e12flops"
+        raise BadInput("screen, budget", "the recipe's budget in seconds", expected)
+    steps = round(base.budget)
+    return base.whole(steps).flops, steps
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -234,47 +258,51 @@ def plan_of(asked: Screen) -> dict[str, Any]:
         phases.append({"phase": "confirm", "arms": k + 1, "runs": (k + 1) * asked.n, "share": 1.0})
     if k > 1:
         phases.append({"phase": "combine, if two go together", "arms": 3, "runs": 3 * asked.n, "share": 1.0})
-    per_flop = [p.seconds / p.flops for p in (asked.probes[name] for name in names) if p.flops]
-    pace = sum(per_flop) / len(per_flop) if per_flop else 0.0
     flops = sum(phase["runs"] * phase["share"] for phase in phases) * asked.flops
     memory = max(asked.probes[name].memory for name in names) * asked.workers
     runs = sum(phase["runs"] for phase in phases)
+    # Who is dropped is not known yet: all arms are taken to be as many in each phase.
+    seconds = sum(phase["runs"] * asked.run_of(name, phase["share"]).seconds for phase in phases for name in names) / len(names)
+    whole = {name: asked.run_of(name) for name in names}
     return {
         "metric": asked.metric, "lower_is_better": asked.lower_is_better, "flops_a_run": asked.flops, "tokens_a_run": asked.tokens,
         "arms": {
             name: {
-                "seconds_a_run": p.seconds / p.flops * asked.flops if p.flops else None,
-                "tokens_a_run": p.tokens / p.flops * asked.flops if p.flops else None,
-                "memory": p.memory, "disk": p.disk,
+                "seconds_a_run": run.seconds, "tokens_a_run": run.tokens, "memory": asked.probes[name].memory,
+                "device_memory": asked.probes[name].device_memory, "disk": run.disk,
             }
-            for name, p in asked.probes.items()
+            for name, run in whole.items()
         },
-        "refused": asked.refused, "phases": phases, "runs": runs, "flops": flops, "seconds": flops * pace / asked.workers,
-        "workers": asked.workers, "memory": memory, "disk": runs * max(asked.probes[name].disk for name in names),
-        "seeds": asked.n, "d": asked.settings.d, "detectable_sd": smallest_detectable(1.0, asked.n),
-        "proxy": asked.proxy,
+        "refused": asked.refused, "phases": phases, "runs": runs, "flops": flops, "seconds": seconds / asked.workers,
+        "workers": asked.workers, "memory": memory, "disk": runs * max(run.disk for run in whole.values()),
+        "halves": asked.metric.partition("/")[0] in asked.probes[BASELINE].halves, "seeds": asked.n, "d": asked.settings.d,
+        "detectable_sd": smallest_detectable(1.0, asked.n), "proxy": asked.proxy,
     }  # fmt: skip
 
 
 # --- the phases -------------------------------------------------------------------------------------------------------
 def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     everyone = {BASELINE: BARE, **asked.candidates}
-    report: dict[str, Any] = {"plan": dict(planned), "select": [], "dropped": {}, "refused": asked.refused}
+    report: dict[str, Any] = {"plan": dict(planned), "select": [], "dropped": {}, "refused": asked.refused, "spending": []}
     if not asked.candidates:
         return _written(asked, report, None, {})
     sign = 1.0 if asked.lower_is_better else -1.0
 
     def measure(number: int, arms: list[Arm], share: float) -> dict[Arm, list[float]]:
         title = f"select, rung {number + 1} of {len(asked.rungs)}"
-        told = _phase(asked, f"select-{number + 1}", title, {arm: everyone[arm[0]] for arm in arms}, [SELECT_SEED + number], share)
+        made = {BASELINE: BARE, **asked.short[number]}
+        told = _phase(asked, f"select-{number + 1}", title, {arm: made[arm[0]] for arm in arms}, [SELECT_SEED + number], share, SELECTED)
+        report["spending"] += told["off"]
         return {arm: [sign * v for v in values] for arm, values in told["values"].items()}
 
     earliest = {name: made.earliest_rung for name, made in asked.candidates.items()}
     found = select(list(asked.candidates), asked.settings.rates, asked.rungs, earliest, BASELINE, measure)
     report |= {"select": found.history, "dropped": found.dropped, "edge": found.edge}
     best: dict[str, Arm] = {name: (name, rate) for name, rate in found.rates.items()}
-    told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, list(range(asked.n)), 1.0)
-    outcomes = confirm(_by_name(told["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
+    seeds = list(range(asked.n))
+    told = _phase(asked, "confirm", "confirm", {arm: everyone[name] for name, arm in best.items()}, seeds)
+    report["spending"] += told["off"]
+    outcomes = _confirmed(asked, told, seeds)
     report["confirm"] = {"rates": found.rates, "methods": [c.as_dict() for c in outcomes], "values": _by_name(told["values"])}
     second: list[Confirmed] = []
     single = outcomes[0].name if outcomes else BASELINE
@@ -283,20 +311,25 @@ def _run(asked: Screen, planned: Mapping[str, Any]) -> dict[str, Any]:
     if together is not None:
         rate = best[single][1]
         trio = {best[BASELINE]: BARE, best[single]: asked.candidates[single], (together.name, rate): together}
-        more = _phase(asked, "combine", "combine", trio, list(range(asked.n, 2 * asked.n)), 1.0)
-        second = confirm(_by_name(more["values"]), BASELINE, asked.settings.d, asked.lower_is_better)
+        seeds = list(range(asked.n, 2 * asked.n))
+        more = _phase(asked, "combine", "combine", trio, seeds)
+        report["spending"] += more["off"]
+        second = _confirmed(asked, more, seeds)
         report["combine"] = {"name": together.name, "methods": [c.as_dict() for c in second], "values": _by_name(more["values"])}
         asked.candidates[together.name], best[together.name] = together, (together.name, rate)
     winner = winner_of(outcomes, second, "" if together is None else together.name, single)
     return _written(asked, report, winner, best, told["record"])
 
 
-def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], seeds: Sequence[int], share: float) -> dict[str, Any]:
-    """Runs a phase's arms, or finds them done. {"values": arm -> [one a seed], "record": a study's record of it}."""
+def _phase(
+    asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], seeds: Sequence[int], share: float = 1.0, half: int = CONFIRMED
+) -> dict[str, Any]:
+    """Runs a phase's arms, or finds them done. {"values": arm -> [one a seed], "record": a study's record of it, "labels": the record's
+    arms -> name, "off": runs that did not spend their budget}."""
     named = names_of(arms)
     phase = Phase(
         document=asked.document, arms=named, flops=share * asked.flops, metric=asked.metric,
-        lower_is_better=asked.lower_is_better,
+        lower_is_better=asked.lower_is_better, half=half,
     )  # fmt: skip
     folder = asked.out / name
     file = folder / "phase.json"
@@ -304,7 +337,9 @@ def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], 
     write_atomic(file, phase.as_json())
     reference = Reference(str(file), "etude.screen.trial:study_of")
     study = study_of(str(file))
-    hashes = {arm: fingerprint.digest([phase.recipe(arm, 0, Path()), *code_of(candidate.parts)]) for arm, (candidate, _) in named.items()}
+    hashes = {
+        arm: fingerprint.digest([phase.recipe(arm, 0, Path()), half, *code_of(candidate.parts)]) for arm, (candidate, _) in named.items()
+    }
     tasks = [output.task(folder, SCALE, arm, seed, hashes[arm]) for seed in seeds for arm in named]
     try:
         runs = perform(
@@ -314,19 +349,27 @@ def _phase(asked: Screen, name: str, title: str, arms: Mapping[Arm, Candidate], 
         raise error.of(f"screen, {title}") from None
     record = records.build(study, SCALE, list(seeds), runs, provenance(study, SCALE))
     values = {arm: [run["metrics"][asked.metric] for run in runs[label]] for arm, label in zip(arms, named, strict=True)}
-    return {"values": values, "record": record}
+    off = [{"phase": title, **one} for one in spending.off_budget(record, phase.flops)]
+    return {"values": values, "record": record, "labels": dict(zip(named, (name for name, _ in arms), strict=True)), "off": off}
+
+
+def _confirmed(asked: Screen, told: Mapping[str, Any], seeds: Sequence[int]) -> list[Confirmed]:
+    values, d, labels = _by_name(told["values"]), asked.settings.d, told["labels"]
+    baseline = next(label for label, name in labels.items() if name == BASELINE)
+    found = spending.unequal(told["record"], labels, baseline, asked.metric, d)
+    return confirm(values, BASELINE, d, asked.lower_is_better, seeds=seeds, unequal={labels[label]: why for label, why in found.items()})
 
 
 def _combination(asked: Screen, outcomes: Sequence[Confirmed]) -> tuple[Candidate | None, list[dict[str, str]]]:
     """The methods that were better, best first, each added where it goes together with those before it; and what was tried."""
     tried: list[dict[str, str]] = []
     together: Candidate | None = None
-    better = [asked.candidates[c.name] for c in outcomes if (c.estimate or 0.0) > 0]
+    better = [asked.candidates[c.name] for c in outcomes if c.judged and (c.estimate or 0.0) > 0]
     kept = Probes(asked.out, asked.document, _teller(asked.quiet))
     parts = better[:1]
     for one in better[1:]:
         made = combined([*parts, one])
-        found = made if isinstance(made, str) else kept.of(made)
+        found = made if isinstance(made, str) else kept.of(made, {"flops": asked.flops})
         refused = found if isinstance(found, str) else ""
         tried.append({"name": " + ".join(part.name for part in [*parts, one]), "refused": refused})
         if not refused and isinstance(made, Candidate):
@@ -343,7 +386,7 @@ def _written(
     made = BARE if winner is None else asked.candidates[name]
     phase = Phase(
         document=asked.document, arms={name: (made, rate)}, flops=asked.flops, metric=asked.metric,
-        lower_is_better=asked.lower_is_better,
+        lower_is_better=asked.lower_is_better, half=CONFIRMED,
     )  # fmt: skip
     document = phase.recipe(name, 0, None)
     document["run"] = {**asked.document["run"], "folder": "runs/winner"}

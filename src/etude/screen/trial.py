@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from etude.engine.protocols import Evaluator, Halved
 from etude.engine.trainer import Trainer
 from etude.evidence.study import Arm, Job, Outcome, Scale, Study
 from etude.papers.loading import load_methods, load_models
@@ -48,16 +49,24 @@ def trainer_of(recipe: Recipe, progress: Callable[[float, float], None] | None =
     return build(recipe, load_methods, load_models, progress=progress)
 
 
+def halved(evaluators: Mapping[str, Evaluator], which: int) -> dict[str, Evaluator]:
+    """Those of the evaluators that can measure on half of their samples, each on that half."""
+    halves = {name: one.half(which) for name, one in evaluators.items() if isinstance(one, Halved)}
+    return {name: one for name, one in halves.items() if one is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """What a phase runs, as its file says. document: the user's recipe with every default; arms: name -> (candidate, factor on
-    the learning rate). flops: of each run. metric: "held-out/loss"."""
+    the learning rate). flops: of each run. metric: "held-out/loss". half: of the held-out samples, 0 or 1, on which evaluators
+    measure that can (`halved`); None for all samples."""
 
     document: Mapping[str, Any]
     arms: Mapping[str, tuple[Candidate, float]]
     flops: float
     metric: str
     lower_is_better: bool
+    half: int | None = None
 
     def recipe(self, arm: str, seed: int, folder: Path | None) -> dict[str, Any]:
         """The document of one run."""
@@ -68,7 +77,7 @@ class Phase:
 
     def as_json(self) -> str:
         arms = {name: [candidate.as_dict(), factor] for name, (candidate, factor) in self.arms.items()}
-        more = {"metric": self.metric, "lower_is_better": self.lower_is_better}
+        more = {"metric": self.metric, "lower_is_better": self.lower_is_better, "half": self.half}
         return json.dumps({"document": self.document, "arms": arms, "flops": self.flops, **more}, indent=1)
 
     @classmethod
@@ -102,7 +111,10 @@ def _train(job: Job) -> Outcome:
     phase: Phase = job.settings
     part = job.part("run")
     recipe = parse(phase.recipe(job.arm, job.seed, part.folder), "screen")
-    result = trainer_of(recipe, lambda share, loss: job.progress(min(share, 1.0), loss)).run(resume=part.begun)
+    trainer = trainer_of(recipe, lambda share, loss: job.progress(min(share, 1.0), loss))
+    if phase.half is not None:
+        trainer.evaluators |= halved(trainer.evaluators, phase.half)
+    result = trainer.run(resume=part.begun)
     return Outcome(
         metrics=result.metrics,
         curves={f"{phase.metric} / {x}": result.curve(phase.metric, x) for x in ("flops", "seconds")},

@@ -23,8 +23,8 @@ class Settings:
     shifted: bool = True  # each token comes with a map of the one before it
     init_std: float = 0.1  # of the weights
     context: int = 160
-    echo_updates: int = 100  # of the base, on rows that repeat random tokens
-    base_updates: int = 700  # after these, on text
+    echo_updates: int = 200  # of the base, on rows that repeat random tokens
+    base_updates: int = 2_000  # after these, on text
     echoes: float = 0.1  # share of rows that repeat random tokens there
     base_lr: float = 1e-2
     batch: int = 16  # rows, of base and tuning

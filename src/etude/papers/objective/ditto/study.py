@@ -39,6 +39,7 @@ ARMS = {
 }
 
 EQUAL = ("train.tokens",)
+# Left out after pilots: that it says fewer whole sentences again. No arm, nor the base, says more than 4 % of them again.
 CLAIMS = (
     Better(
         text="Continued greedily, the model tuned by DITTO repeats fewer of its 4-grams than one tuned on next tokens",
@@ -55,10 +56,6 @@ CLAIMS = (
     Better(
         text="There, copies that are to be as likely as the one before help less (added after pilots)",
         arm="ditto", baseline="decay 1", metric="repetition, low temperature", d=0.05, equal=EQUAL,
-    ),
-    Better(
-        text="It says fewer whole sentences again",
-        arm="ditto", baseline="mle", metric="sentence repetition", d=0.02, equal=EQUAL,
     ),
     Better(
         text="It repeats less than a model tuned by unlikelihood of earlier tokens",
@@ -121,7 +118,7 @@ DEVIATIONS = (
     ("ends of sentences", "the full stop", ". ? ! : ;", "a third of rows have no three full stops", "shorter sentences repeated"),
     ("model", "16 layers of width 1,024, dropout", "2 of width 64, tokens with a map of the one before, no dropout", "two cores; such a "
      "map lets it copy", "loops that come of a short view, not of self-reinforcement, are left under greedy decoding"),
-    ("base", "text alone", "100 updates on rows of random tokens again and again, then a tenth of such rows", "on text models of this "
+    ("base", "text alone", "200 updates on rows of random tokens again and again, then a tenth of such rows", "on text models of this "
      "size do not come to copy, no self-reinforcement to cure (trials)", "self-reinforcement is partly taught"),
     ("decoding", "greedy and nucleus", "temperature 0.3 beside them", "greedy continuations of a base without self-reinforcement loop as "
      "much (trials)", "none on the first claim"),
@@ -138,7 +135,7 @@ STUDY = Study(
     scales={
         "smoke": Scale(settings=SMOKE, seeds=2, size="7k parameters / 1.5k tokens"),
         "quick": Scale(settings=QUICK, seeds=3, size="0.14M parameters / 0.9M tokens, 0.15M more"),
-        "cpu": Scale(settings=CPU, seeds=4, size="0.14M parameters / 2M tokens, 0.4M more"),
+        "cpu": Scale(settings=CPU, seeds=5, size="0.14M parameters / 5.6M tokens, 0.4M more"),
         "paper": Scale(settings=PAPER, seeds=1, size="0.75B parameters / 740M tokens of tuning", sources=SOURCES),
     },
     claims=CLAIMS,
@@ -155,7 +152,6 @@ STUDY = Study(
     paper_size="0.75B / Wikitext-103",
     failure={
         "repetition": 1.0,
-        "sentence repetition": 1.0,
         "held-out loss": math.log(CPU.vocab),
         "probability, last copy": 1.0,
         "risen, last copy": 0.0,
