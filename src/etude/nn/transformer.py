@@ -322,14 +322,19 @@ class Transformer(nn.Module):
         )
 
     @torch.inference_mode()
-    def begin(self, tokens: Tensor, mask: Tensor | None = None) -> AttentionState:
+    def begin(self, tokens: Tensor, mask: Tensor | None = None, prefix: Tensor | None = None) -> AttentionState:
         """Reads prompts: tokens [B, T], mask [B, T] False on padding, left or right. `state.logits` [B, V] are those of the next token.
 
+        prefix: [B, T] bool, True where attention looks both ways, as in `forward`.
         The state may go on with the weights as they are now: one that outlives a change of them is not to be used.
         """
+        if prefix is not None:
+            prefix, first = align_ends(prefix, mask)
+            if first is not None:  # what stands before a row is arbitrary, and must be no prefix
+                prefix = prefix & (torch.arange(prefix.shape[1], device=prefix.device) >= first[:, None])
         tokens, first = align_ends(tokens, mask)
         state = AttentionState(self, tokens, first)
-        state.close(tokens.shape[1], self.head(self._read(tokens, state)[:, -1]))
+        state.close(tokens.shape[1], self.head(self._read(tokens, state, prefix)[:, -1]))
         state.plan = OneToken.of(self, _PLAIN)
         return state
 
@@ -344,14 +349,16 @@ class Transformer(nn.Module):
         state.close(tokens.shape[1], logits[:, -1])
         return logits
 
-    def _read(self, tokens: Tensor, state: AttentionState) -> Tensor:
-        """Hidden states of new tokens, [B, T, D]."""
+    def _read(self, tokens: Tensor, state: AttentionState, prefix: Tensor | None = None) -> Tensor:
+        """Hidden states of new tokens, [B, T, D]. prefix: of a state's first tokens."""
         state.open(tokens)
         length = tokens.shape[1]
         x, tables = self.embedding(tokens), state.positions(length)
         if self.shift is not None:
             x = x + self._before(*state.before(length))
         mask = state.mask(length) if length > 1 or x.device.type != "cpu" else None
+        if prefix is not None:
+            mask = prefix_mask(prefix) if mask is None else mask | (prefix.unsqueeze(2) & prefix.unsqueeze(1)).unsqueeze(1)
         for depth, block in enumerate(cast("list[Block]", list(self.blocks))):
             x = x + block.attention.extend(block.attention_norm(x), tables, depth, state, mask)
             x = x + block.feed_forward(block.feed_forward_norm(x))
