@@ -86,7 +86,8 @@ def test_how_a_paper_does_other_work_is_no_part_of_its_record_and_is_part_of_the
     files = fingerprint.paper_files(load_study("tulu3"))
     assert "improvement/tulu3/chain.py" in files
     assert "improvement/tulu3/arena.py" not in files
-    assert any(path.name == "arena.py" for path in files_of(card("tulu3")))
+    assert any(path.name == "arena.py" for path in files_of(card("tulu3"), "improvement"))
+    assert not any(path.name == "arena.py" for path in files_of(card("dump"), "curricula"))
 
 
 # --- the work ---------------------------------------------------------------------------------------------------------
