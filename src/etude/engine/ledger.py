@@ -55,14 +55,15 @@ class Ledger:
 
 
 def scoring(spent: Ledger, count: int) -> Ledger:
-    """About what a forward pass over `count` samples takes: what training on as many has taken, and a third of its FLOPs.
+    """At most what a forward pass over `count` samples takes: what training on as many has taken, and half of its FLOPs (a backward pass
+    takes once the forward's where inputs have no gradient, as in a first layer, and else twice).
 
     Of what a run has spent alone, so that a resumed one comes to the same. Nothing before anything was trained on.
     """
     trained = spent.entries.get("train", {})
     if not trained.get("samples"):
         return Ledger()
-    each = {"samples": 1.0, "tokens": 1.0, "flops": 1 / 3}
+    each = {"samples": 1.0, "tokens": 1.0, "flops": 1 / 2}
     return Ledger({"prepare": {name: part * count * trained.get(name, 0) / trained["samples"] for name, part in each.items()}})
 
 
