@@ -154,6 +154,30 @@ def test_the_interval_of_a_size_ends_at_0(metric, values, lowest):
     assert (axes.get_xlim()[0] > -20) == (lowest == 0)
 
 
+def test_a_share_of_tokens_is_no_count_of_them():
+    filled = curves("tokens, 4x / step", [0, 1, 2], [0.0, 0.9, 1.0], [0.3, 0.2, 0.9], [0.0, 1.0, 0.7])
+    figure = plots.paint(Plot(title="T", kind="curve", curve="tokens, 4x / step"), record_of({"a": arm(filled)}))
+    assert max(path.vertices[:, 1].max() for band in figure.axes[0].collections for path in band.get_paths()) == 1.0
+    assert "cut at 0 and 1" in " ".join(t.get_text() for t in figure.texts)
+
+
+def test_lines_that_are_equal_both_show_and_are_said_to_be():
+    one, other = curves("loss / step", [0, 1, 2], [3, 2, 1]), curves("loss / step", [0, 1, 2], [3, 2, 2])
+    figure = plots.paint(Plot(title="T", kind="curve", curve="loss / step"), record_of({"a": arm(one), "b": arm(other), "c": arm(one)}))
+    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--"]
+    said = " ".join(t.get_text() for t in figure.texts)
+    assert "c is a, value for value" in said
+    assert "b is" not in said
+
+
+def test_no_grid_runs_through_what_is_written_in_an_image():
+    def cells(axes, record):
+        axes.imshow(np.eye(3))
+
+    figure = plots.paint(Plot(title="T", kind="custom", draw=cells), record_of({"a": arm()}))
+    assert not any(line.get_visible() for line in figure.axes[0].get_xgridlines() + figure.axes[0].get_ygridlines())
+
+
 def test_square_panels_fill_the_width():
     def two_by_three(axes, record):
         axes.set_axis_off()
