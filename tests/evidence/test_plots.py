@@ -104,6 +104,13 @@ def letters(text):
     return box.padded(-0.15 * box.height)  # the letters are lower than their line
 
 
+def test_a_name_inside_the_frame_is_not_struck_through():
+    arms = {"short": arm(curves("loss / step", [0, 100], [2, 1])), "long": arm(curves("loss / step", [0, 400], [2, 1.01]))}
+    axes = plots.paint(Plot(title="T", kind="curve", curve="loss / step"), record_of(arms)).axes[0]
+    backed = {text.get_text(): text.get_bbox_patch() is not None for text in axes.texts}
+    assert backed == {"short": True, "long": False}
+
+
 def test_whole_numbers_on_an_axis_have_whole_ticks():
     figure = plots.paint(
         Plot(title="T", kind="curve", curve="hallucinated / generation"),
@@ -166,8 +173,8 @@ def test_lines_that_are_equal_both_show_and_are_said_to_be():
     figure = plots.paint(Plot(title="T", kind="curve", curve="loss / step"), record_of({"a": arm(one), "b": arm(other), "c": arm(one)}))
     assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--"]
     said = " ".join(t.get_text() for t in figure.texts)
-    assert "c is a, value for value" in said
-    assert "b is" not in said
+    assert "'c' is 'a', value for value" in said
+    assert "'b'" not in said
 
 
 def test_no_grid_runs_through_what_is_written_in_an_image():
@@ -190,11 +197,12 @@ def test_square_panels_fill_the_width():
     assert all(box.width == pytest.approx(box.height, rel=0.02) for box in boxes)
 
 
-def test_a_beginning_that_would_take_the_height_is_left_out_and_said():
+@pytest.mark.parametrize("over", ["flops", "updates", "steps"])
+def test_a_beginning_that_would_take_the_height_is_left_out_and_said(over):
     x = np.linspace(0, 1, 21)
     y = np.where(x == 0, 5.5, 2.2 - 0.2 * x)
-    record = record_of({"a": arm(curves("loss / flops", x, y, y + 0.01, y - 0.01))})
-    figure = plots.paint(Plot(title="T", kind="curve", curve="loss / flops"), record)
+    record = record_of({"a": arm(curves(f"loss / {over}", x, y, y + 0.01, y - 0.01))})
+    figure = plots.paint(Plot(title="T", kind="curve", curve=f"loss / {over}"), record)
     assert figure.axes[0].get_ylim()[1] < 2.5
     assert "begins at 5.5, outside the frame" in " ".join(t.get_text() for t in figure.texts)
     roc = record_of({"a": arm(curves("found / removed", x, y, y + 0.01, y - 0.01))})  # nothing that training spends: its start counts

@@ -238,7 +238,7 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
         color, dashes = styles[name]
         dashes = "--" if record["arms"][name]["reference"] and dashes == "-" else dashes
         if under := next((other for other, (at, y) in drawn.items() if np.array_equal(x, at) and np.array_equal(mean, y)), ""):
-            same.append(f"{name} is {under}, value for value")
+            same.append(f"'{name}' is '{under}', value for value")
             dashes = (0, (3, 3))  # so that both show
         drawn[name] = x, mean
         width = 2.4 - 1.1 * i / max(len(curves) - 1, 1)  # thinner ones on top, so that one that is covered still shows
@@ -255,7 +255,7 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
     axes.set_yscale("log" if plot.log_y else "linear")
     notes = ["band: 95 % t interval over seeds" + cut * f", {_cut(limits)}"] if bands else []
     notes += same
-    if (over in UNITS or over == "samples") and not plot.log_x and not plot.log_y:
+    if (over in UNITS or over in ("samples", "steps", "updates")) and not plot.log_x and not plot.log_y:
         notes += _frame(axes, spans)
     whole = all(float(v).is_integer() for pairs in curves.values() for x, _ in pairs for v in x)
     axes.set_xlabel(_axis(axes.xaxis, UNITS.get(over, over), axes.get_xlim()[1], plot.log_x, whole))
