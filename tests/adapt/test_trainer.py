@@ -499,6 +499,7 @@ def test_orders_that_do_not_fit_are_refused(tmp_path):
         ({"difficulty": "levl"}, "difficulty: found 'levl'"),
         ({"difficulty": [1.0]}, "1 numbers, expected one for each of 22 rows"),
         ({"difficulty": lambda row: float("nan")}, "difficulty, row 0: found nan, expected a finite number"),
+        ({"difficulty": lambda row: row["none"]}, "difficulty, row 0: found KeyError: 'none', expected a number"),
         ({"domains": [None] * ROWS}, "domains, row 0: found nothing"),
     ):
         with pytest.raises(BadInput, match=message):

@@ -104,6 +104,13 @@ def letters(text):
     return box.padded(-0.15 * box.height)  # the letters are lower than their line
 
 
+def test_a_name_inside_the_frame_is_not_struck_through():
+    arms = {"short": arm(curves("loss / step", [0, 100], [2, 1])), "long": arm(curves("loss / step", [0, 400], [2, 1.01]))}
+    axes = plots.paint(Plot(title="T", kind="curve", curve="loss / step"), record_of(arms)).axes[0]
+    backed = {text.get_text(): text.get_bbox_patch() is not None for text in axes.texts}
+    assert backed == {"short": True, "long": False}
+
+
 def test_whole_numbers_on_an_axis_have_whole_ticks():
     figure = plots.paint(
         Plot(title="T", kind="curve", curve="hallucinated / generation"),
@@ -154,6 +161,30 @@ def test_the_interval_of_a_size_ends_at_0(metric, values, lowest):
     assert (axes.get_xlim()[0] > -20) == (lowest == 0)
 
 
+def test_a_share_of_tokens_is_no_count_of_them():
+    filled = curves("tokens, 4x / step", [0, 1, 2], [0.0, 0.9, 1.0], [0.3, 0.2, 0.9], [0.0, 1.0, 0.7])
+    figure = plots.paint(Plot(title="T", kind="curve", curve="tokens, 4x / step"), record_of({"a": arm(filled)}))
+    assert max(path.vertices[:, 1].max() for band in figure.axes[0].collections for path in band.get_paths()) == 1.0
+    assert "cut at 0 and 1" in " ".join(t.get_text() for t in figure.texts)
+
+
+def test_lines_that_are_equal_both_show_and_are_said_to_be():
+    one, other = curves("loss / step", [0, 1, 2], [3, 2, 1]), curves("loss / step", [0, 1, 2], [3, 2, 2])
+    figure = plots.paint(Plot(title="T", kind="curve", curve="loss / step"), record_of({"a": arm(one), "b": arm(other), "c": arm(one)}))
+    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--"]
+    said = " ".join(t.get_text() for t in figure.texts)
+    assert "'c' is 'a', value for value" in said
+    assert "'b'" not in said
+
+
+def test_no_grid_runs_through_what_is_written_in_an_image():
+    def cells(axes, record):
+        axes.imshow(np.eye(3))
+
+    figure = plots.paint(Plot(title="T", kind="custom", draw=cells), record_of({"a": arm()}))
+    assert not any(line.get_visible() for line in figure.axes[0].get_xgridlines() + figure.axes[0].get_ygridlines())
+
+
 def test_square_panels_fill_the_width():
     def two_by_three(axes, record):
         axes.set_axis_off()
@@ -166,11 +197,12 @@ def test_square_panels_fill_the_width():
     assert all(box.width == pytest.approx(box.height, rel=0.02) for box in boxes)
 
 
-def test_a_beginning_that_would_take_the_height_is_left_out_and_said():
+@pytest.mark.parametrize("over", ["flops", "updates", "steps"])
+def test_a_beginning_that_would_take_the_height_is_left_out_and_said(over):
     x = np.linspace(0, 1, 21)
     y = np.where(x == 0, 5.5, 2.2 - 0.2 * x)
-    record = record_of({"a": arm(curves("loss / flops", x, y, y + 0.01, y - 0.01))})
-    figure = plots.paint(Plot(title="T", kind="curve", curve="loss / flops"), record)
+    record = record_of({"a": arm(curves(f"loss / {over}", x, y, y + 0.01, y - 0.01))})
+    figure = plots.paint(Plot(title="T", kind="curve", curve=f"loss / {over}"), record)
     assert figure.axes[0].get_ylim()[1] < 2.5
     assert "begins at 5.5, outside the frame" in " ".join(t.get_text() for t in figure.texts)
     roc = record_of({"a": arm(curves("found / removed", x, y, y + 0.01, y - 0.01))})  # nothing that training spends: its start counts

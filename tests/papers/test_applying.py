@@ -80,7 +80,7 @@ def small():
     return initialise(Transformer(TransformerConfig(vocab=256, width=16, depth=2, heads=2, context=128)), 0)
 
 
-@pytest.mark.parametrize("card", APPLIED, ids=by)
+@pytest.mark.parametrize("card", [c for c in READY if "python" in lines(c)], ids=by)
 def test_the_lines_of_python(card, monkeypatch):
     tokens = np.frombuffer((TEXT * 60).encode(), dtype=np.uint8)
     source = WindowSource(tokens, 16)
@@ -129,6 +129,8 @@ def test_only_what_can_be_applied_has_lines():
     about = {"slug": "mine", "title": "Mine", "use": "method", "settings": ("rate = 0.5", 'how = "a"')}
     assert lines(Card(**about)) == {}
     assert lines(Card(**about | {"use": ""}, ready=True)) == {}
+    assert lines(Card(**about | {"use": "", "python": "rows = 1"}, ready=True)) == {"python": "rows = 1"}
+    assert lines(Card(**about | {"use": "", "python": "rows = 1"})) == {}
     told = lines(Card(**about, slots=("objective", "sampler"), ready=True, module="mine.py", origin="file"))
     assert told == {
         "recipe": '[[methods]]\nuse = "mine.py"\nrate = 0.5\nhow = "a"',

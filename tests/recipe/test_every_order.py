@@ -103,3 +103,4 @@ def test_it_trains_and_resumes_to_the_same_bits(place, monkeypatch, tmp_path, or
         assert ledger["prepare"]["calls"] == 40
     if order in ("loss", "cyclical"):
         assert ledger["prepare"]["flops"] > 0
+        assert ledger["prepare"]["seconds"] > 0

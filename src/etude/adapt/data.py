@@ -94,7 +94,12 @@ def _graded(dataset: Any, difficulty: str | Callable[[Any], float] | Sequence[fl
     if isinstance(difficulty, str):
         values = _column(dataset, difficulty, "difficulty")
     elif callable(difficulty):
-        values = [difficulty(dataset[i]) for i in range(len(dataset))]
+        values = []
+        for row in range(len(dataset)):
+            try:
+                values.append(difficulty(dataset[row]))
+            except Exception as error:
+                raise BadInput(f"{place}, row {row}", f"{type(error).__name__}: {error}", "a number") from error
     else:
         values = list(difficulty)
     if len(values) != len(dataset):

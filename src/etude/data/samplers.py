@@ -136,10 +136,10 @@ class Mixture(SamplerBase):
         self.names = list(source.domain_names)
         weights = self.weights(source.domain_names)
         if weights.shape != (num,):
-            raise BadInput("sampler.weigh", f"weights of shape {weights.shape}", f"one for each of {num} domains")
+            raise BadInput("sampler.weights", f"weights of shape {weights.shape}", f"one for each of {num} domains")
         empty = np.flatnonzero((weights > 0) & (np.bincount(source.domains[source.domains >= 0], minlength=num) == 0))
         if len(empty):
-            raise BadInput("sampler.weigh", f"a weight for '{self.names[empty[0]]}'", "none, as it has no samples")
+            raise BadInput("sampler.weights", f"a weight for '{self.names[empty[0]]}'", "none, as it has no samples")
         shares = weights / weights.sum()
         self.history.append([float(s) for s in shares])
         if self.key is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -327,8 +328,9 @@ class Run:
             yield
 
     def score(self, ids: np.ndarray | None, batch_size: int) -> np.ndarray:
-        """The present model's per-sample loss on `ids` of the stream's source; charged as "prepare"."""
+        """The present model's per-sample loss on `ids` of the stream's source; charged as "prepare", its seconds too."""
         losses: list[np.ndarray] = []
+        begun = time.perf_counter()
         with self.measuring():
             for batch in self.stream.batches_of(ids, batch_size):
                 batch = batch.to(self.device)
@@ -339,6 +341,7 @@ class Run:
                     raise BadInput("objective", "no loss per sample", "an objective with `per_sample`, which the sampler asks for")
                 losses.append(output.per_sample.float().cpu().numpy())
                 self.ledger.charge("prepare", tokens=batch.num_tokens, samples=len(batch))
+        self.ledger.charge("prepare", seconds=time.perf_counter() - begun)
         return np.concatenate(losses)
 
     def evaluate(self, evaluators: Mapping[str, Callable[[nn.Module], Metrics]], charged: str = "") -> Metrics:

@@ -73,4 +73,6 @@ def _write(axes: Any, end: End, at: tuple[float, float], size: float) -> None:
         end.name, (end.x, end.y), xytext=at, textcoords="axes fraction", ha="left", va="center", color=end.color, fontsize=size,
         annotation_clip=False, arrowprops=line, zorder=5,
     )  # fmt: skip
+    if at[0] < 1:  # a line that goes on behind the name would strike it through
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.6})
     text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])

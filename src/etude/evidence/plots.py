@@ -90,6 +90,8 @@ def paint(plot: Plot, record: Mapping[str, Any]) -> Figure | None:
                 notes = _bars(axes, plot, record)
             case "custom" if plot.draw is not None:
                 plot.draw(axes, dict(record))
+                if axes.images:  # cells are told apart by their colors, and a grid would run through what is written in them
+                    axes.grid(visible=False)
                 _fill(axes)
                 notes = []
             case "custom":
@@ -182,6 +184,8 @@ def _styles(record: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     return styles
 
 
+COUNTS = re.compile(r"\b(tokens|samples|updates|calls|FLOPs|parameters|bytes)\b", re.I)
+"""Of a metric's name: where no value is above 1 they are not counted, but a share of them is told ("tokens, 4x")."""
 SIZES = re.compile(r"\b(per second|a second|seconds|time|tokens|samples|updates|calls|FLOPs|parameters|bytes|length|perplexity)\b", re.I)
 """Of a metric's name: what is measured cannot be less than nothing."""
 
@@ -196,7 +200,8 @@ def _limits(plot: Plot, name: str, values: Sequence[float]) -> tuple[float, floa
         return plot.limits
     if not len(values) or min(values) < 0:
         return -math.inf, math.inf
-    if SIZES.search(name) and not re.search("accuracy|share|rate", name):
+    share = re.search("accuracy|share|rate", name) or (COUNTS.search(name) and max(values) <= 1)
+    if SIZES.search(name) and not share:
         return 0.0, math.inf
     return (0.0, 1.0) if max(values) <= 1 and "loss" not in name else (-math.inf, math.inf)
 
@@ -217,6 +222,8 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
     bottom, top = limits = _limits(plot, what, [v for pairs in curves.values() for _, y in pairs for v in y])
     styles, ends, spans = _styles(record), [], []
     bands = cut = False
+    drawn: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    same: list[str] = []  # which lie on a line that is there already
     for i, (name, pairs) in enumerate(curves.items()):
         if max(x[0] for x, _ in pairs) > min(x[-1] for x, _ in pairs):  # no place that all seeds share has a mean
             for x, y in pairs:
@@ -230,6 +237,10 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
         low, high = np.clip(low, bottom, top), np.clip(high, bottom, top)
         color, dashes = styles[name]
         dashes = "--" if record["arms"][name]["reference"] and dashes == "-" else dashes
+        if under := next((other for other, (at, y) in drawn.items() if np.array_equal(x, at) and np.array_equal(mean, y)), ""):
+            same.append(f"'{name}' is '{under}', value for value")
+            dashes = (0, (3, 3))  # so that both show
+        drawn[name] = x, mean
         width = 2.4 - 1.1 * i / max(len(curves) - 1, 1)  # thinner ones on top, so that one that is covered still shows
         axes.plot(x, mean, color=color, linewidth=width, linestyle=dashes, marker="o" if len(x) == 1 else "", markersize=5)
         if len(pairs) > 1:
@@ -243,7 +254,8 @@ def _curves(axes: Any, plot: Plot, record: Mapping[str, Any]) -> list[str] | Non
     axes.set_xscale("log" if plot.log_x else "linear")
     axes.set_yscale("log" if plot.log_y else "linear")
     notes = ["band: 95 % t interval over seeds" + cut * f", {_cut(limits)}"] if bands else []
-    if (over in UNITS or over == "samples") and not plot.log_x and not plot.log_y:
+    notes += same
+    if (over in UNITS or over in ("samples", "steps", "updates")) and not plot.log_x and not plot.log_y:
         notes += _frame(axes, spans)
     whole = all(float(v).is_integer() for pairs in curves.values() for x, _ in pairs for v in x)
     axes.set_xlabel(_axis(axes.xaxis, UNITS.get(over, over), axes.get_xlim()[1], plot.log_x, whole))

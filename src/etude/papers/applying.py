@@ -16,10 +16,11 @@ DOMAINS = "domains"
 def lines(card: Card) -> dict[str, str]:
     """{"recipe": ..., "python": ..., "trainer": ...}, each the text to write; without "trainer" where its slots do not allow it.
 
-    Empty for a paper that is a program, an analysis, or not here yet. `model`, `data` and `trainer` are the reader's own.
+    Of a method that lies in the data alone there is only "python". Empty for a paper that is a program, an analysis, or not here yet.
+    `model`, `data` and `trainer` are the reader's own.
     """
     if not card.ready or not card.use:
-        return {}
+        return {"python": card.python} if card.ready and card.python else {}
     name = card.word
     settings = "".join(f"\n{line}" for line in card.settings)
     if card.use == "model":

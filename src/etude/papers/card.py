@@ -29,7 +29,8 @@ class Card:
     authors_source: where they were looked up: "arXiv listing", "head of the paper", "proceedings"; the version where it matters.
     authors_code: "owner/name" on GitHub, empty where none was found.
     use:          "method" or "model", what the module has for a run of one's own; empty for neither. settings: lines of its table in a
-                  recipe, as an example; needs: what else it asks for ("domains" of the data); python: the lines that train a model.
+                  recipe, as an example; needs: what else it asks for ("domains" of the data); python: the lines that train a model
+                  ("model"), or on data of the paper's (neither).
     earliest_rung: of a screen's selection: the method pays late, and is not dropped before this rung.
     off:          lines of settings with which it is the baseline bit for bit; limit: with which it equals the baseline's losses to 1e-5;
                   no_limit: why there are neither. against: lines that make the small recipe of `etude check` that baseline, where it is

@@ -16,7 +16,7 @@ EIGHT = (
 
 
 @pytest.mark.parametrize("name", EIGHT)
-def test_the_eight_tasks_of_dossier_39(name):
+def test_the_eight_tasks_of_the_gym(name):
     found = GymTask(name)
     first, second = found.problem(0, 0, 0), found.problem(1, 0, 0)
     assert first == found.problem(0, 0, 0)

@@ -1,7 +1,7 @@
 """Chains of operations modulo 10, told in a scrambled order; each step is one line, so that lucky answers can be told from right ones.
 
 Prompt: `c=b*3 a=7 b=a+5 ; c: `. Response: the steps that lead there, `b=7+5=2`, `c=2*3=6`, then `> 6`. Guessing is right one time in ten.
-Source: dossier 23 (step validity of kept traces is audited with `audit`).
+Source: paper 23 (step validity of kept traces is audited with `audit`).
 """
 
 from __future__ import annotations

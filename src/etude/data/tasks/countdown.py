@@ -2,7 +2,7 @@
 
 Prompt: `all 3 4 5 = 17: ` (each number exactly once) or `some 3 4 5 = 17: ` (each at most once). Answer: an expression, `3*4+5`.
 The search tree has the numbers left as states and one operation on two of them as a step.
-Source: the television game; dossiers 05, 19, 21, 39 use it with three and four small numbers.
+Source: the television game; papers 05, 19, 21, 39 use it with three and four small numbers.
 """
 
 from __future__ import annotations

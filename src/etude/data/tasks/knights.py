@@ -3,7 +3,7 @@
 Prompt: `a:-b b:c|-a c:a=b ; `, where `b` says that b is a knight, `-b` that b is a knave, and & | = join two such claims ("and", "or",
 "of one kind"). Answer: one digit a person in order, 1 for a knight, `100`. Exactly one answer fits every statement, so guessing
 is right once in 2^n.
-Source: dossier 36 (arXiv 2504.09710 trains on 3 to 14 people).
+Source: paper 36 (arXiv 2504.09710 trains on 3 to 14 people).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Shortest paths in small directed graphs. Prompt: `ab ac bd cd de ; a to e: `. Answer: the nodes in order, `abde`.
 
-Any shortest path is right. Source: dossier 46 (short paths, whose mode is right while mass is spread).
+Any shortest path is right. Source: paper 46 (short paths, whose mode is right while mass is spread).
 """
 
 from __future__ import annotations

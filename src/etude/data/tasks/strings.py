@@ -1,7 +1,7 @@
 """Strings under constraints that a program can check: exact counts, length, case, beginning, ending, a letter left out.
 
 Prompt: `length 6, count a 2, case upper, end z: `. Answer: letters only, `AABCDZ`. Letters are counted whatever their case.
-Source: dossier 19's stand-in for instruction following with verifiable constraints.
+Source: paper 19's stand-in for instruction following with verifiable constraints.
 """
 
 from __future__ import annotations

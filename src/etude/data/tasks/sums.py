@@ -1,6 +1,6 @@
 """Sums: of two numbers with d digits, and chains of additions and subtractions.
 
-Prompts: `12+34=`, `12+5-3=`. Answer: the number. Used by dossiers 19 (sum chains), 36 (addition, 1 to 5 digits) and 46.
+Prompts: `12+34=`, `12+5-3=`. Answer: the number. Used by papers 19 (sum chains), 36 (addition, 1 to 5 digits) and 46.
 """
 
 from __future__ import annotations

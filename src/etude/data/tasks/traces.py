@@ -3,7 +3,7 @@
 A trace is the solver's steps, one a line. Where a step fails, the next line says so and names the state returned to, the nearest one
 with something left to try: `no, back to 7 5`. It ends with the right path's last step and the answer, `> (3+4)*5`.
 Which false branches are taken is drawn so that their returns add up to k; each is searched until nothing is left in it, so it fails truly.
-Source: dossier 39 (arXiv 2505.24273), where the same problems get k = 0, 1, 5, 10.
+Source: paper 39 (arXiv 2505.24273), where the same problems get k = 0, 1, 5, 10.
 """
 
 from __future__ import annotations

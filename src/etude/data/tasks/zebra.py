@@ -3,7 +3,7 @@
 Prompt (3 houses, kinds `abc` and `pqr`): `houses 3 kinds abc pqr clues a@2 b+q c<a p~b: `. Clues: `a@2` a is in house 2; `b+q` in the same
 house; `c<a` directly to the left; `p~b` next to each other. Answer: the houses from the left, a thing of each kind, `bq/ap/cr`.
 The search places the kinds in order, house by house; a step that breaks a clue fails at once. Puzzles have one solution.
-Source: the logic puzzle; dossier 39 (reasoning-gym's zebra_puzzles are told in English and have no search here).
+Source: the logic puzzle; paper 39 (reasoning-gym's zebra_puzzles are told in English and have no search here).
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ A is learnt by short runs before the first update, or given; L is measured on sa
 Targets alone count with `targets=["code"]` (fine-tuning); domains that are only measured are `untrained`. In a recipe: `use = "skill-it"`.
 The study draws sums asked digit by digit, LEGO chains from a base that knows their first variables, and genres of a corpus.
 Source: Chen et al. 2023, arXiv 2307.14430; authors' code HazyResearch/skill-it at 807b3bf.
-Scaled down: networks of 0.1M parameters from scratch instead of 125M pretrained ones, for a few hundred steps. It still tests the claim,
-which is about how samples are shared out among skills of one data set.
+Scaled down: networks of 0.1M parameters from scratch instead of 125M pretrained ones, for a few hundred steps. It tests one half of the
+claim, how samples are shared out among skills by their losses. The other half, what a graph of skills adds, it could not test: the graphs
+learnt at this size had no edge (sums, chains) or every edge (genres).
 """
 
 from etude.papers.order.skill_it.method import SkillIt
