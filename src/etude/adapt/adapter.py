@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from etude.adapt import saving
 from etude.adapt.checks import HERE, check_rows
 from etude.adapt.data import ROWS, Batches, Labels, Nothing, Numbers, Rows, RowStream, loader_of, named, plain, recorded
 from etude.adapt.layers import Layered, install
-from etude.adapt.losses import outputs_of, predicts_next, row_losses, weighted_part
+from etude.adapt.losses import IGNORED, outputs_of, predicts_next, row_losses, weighted_part
+from etude.adapt.objective import Given
 from etude.adapt.run import TheirOwn, TrainerRun
 from etude.data.samplers import SamplerBase
 from etude.engine import identity
 from etude.engine.hooks import Hooks
 from etude.engine.ledger import Budget
-from etude.engine.protocols import Batch, Feedback, Method, Output, Stage
+from etude.engine.protocols import Batch, Feedback, Method, Objective, Output, Stage
 from etude.engine.streams import derive
 from etude.errors import BadInput, one_of
 
@@ -33,17 +34,21 @@ class Adapter:
     """Calls the methods' events at the moments that etude's own trainer has for them.
 
     drives: whether a method owns the order; then rows come from etude's stream, and an update ends where its stage does.
-    looks:  whether methods see micro-batches. tells: whether the sampler listens to losses (or rewards).
+    looks:  whether methods see micro-batches, or an objective rewrites them. tells: whether the sampler listens to losses (or rewards).
     grpo:   whether rows are prompts, each shown in a group and again for every step that its completions last.
     """
 
-    def __init__(self, trainer: Any, hooks: Hooks, domains: Labels = None, difficulty: Numbers = None) -> None:
+    def __init__(
+        self, trainer: Any, hooks: Hooks, domains: Labels = None, difficulty: Numbers = None, objective: Objective | None = None
+    ) -> None:
         args = trainer.args
+        self.objective = Given(objective, trainer)
         self.trainer, self.hooks, self.base = trainer, hooks, type(trainer)
         self.grpo = any(kind.__name__ == "GRPOTrainer" for kind in type(trainer).__mro__)
-        self.drives, self.looks, self.tells = "sampler" in hooks.owner, bool(hooks.lists["batch"] or hooks.lists["backward"]), False
+        self.drives, self.tells = "sampler" in hooks.owner, False
+        self.looks = bool(hooks.lists["batch"] or hooks.lists["backward"]) or self.objective.rewrites
         if self.drives or self.looks:
-            check_rows(trainer.train_dataset, hooks.owner.get("sampler") or hooks.methods[0].name)
+            check_rows(trainer.train_dataset, hooks.owner.get("sampler") or (hooks.methods[0].name if hooks.methods else "the objective"))
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.rows, stream = None, None
         if hasattr(trainer.train_dataset, "__len__"):
@@ -57,7 +62,7 @@ class Adapter:
             size = args.generation_batch_size // trainer.num_generations if self.grpo else args.train_batch_size
             drop = self.drives and (self.grpo or args.dataloader_drop_last)
             stream = RowStream(self.rows, size, self.seed, drop_last=drop)
-        self.run = TrainerRun(trainer, trainer.model, stream, hooks, args.seed)
+        self.run = TrainerRun(trainer, trainer.model, stream, hooks, args.seed, self.objective)
         self.parts = identity.digests(self._identity(stream))
         self.given: list[np.ndarray] = []  # rows of the micro-batches that the trainer has drawn and not yet trained on
         self.current = np.empty(0, dtype=np.int64)
@@ -77,6 +82,7 @@ class Adapter:
             "data": None if stream is None else stream.identity(),
             "seed": args.seed,
             "accumulation": args.gradient_accumulation_steps,
+            **({"objective": identity.describe(self.objective.objective)} if self.objective.rewrites or self.objective.adds else {}),
         }
 
     def _prepare(self) -> None:
@@ -194,13 +200,23 @@ class Adapter:
         self.run.stage = stage
         self.hooks.call("stage_start", self.run, stage)
 
+    def rewritten(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """An update's micro-batches as the objective writes them: before the trainer counts their labels."""
+        place = 0
+        for inputs in batches:
+            if isinstance(inputs, Nothing):
+                yield inputs
+                continue
+            yield self.objective.rewritten(inputs, self.given[place], derive(self.run.seed, "forward", self.run.step))
+            place += 1
+
     # --- a micro-batch --------------------------------------------------------------------------------------------
     def train_on(self, step: Callable[[], Tensor]) -> Tensor:
         """A forward and backward pass of the trainer, with the events of its micro-batch."""
         if self.given:
             self.current = self.given.pop(0)
         before = len(self.taken)
-        self.within = self.looks or self.tells
+        self.within = self.looks or self.tells or self.objective.adds
         try:
             loss = step()
         finally:
@@ -230,13 +246,20 @@ class Adapter:
             loss = compute(inputs)
             self.taken.append((batch, Output(loss.detach(), None, float(len(ids)))))
             return loss
-        if weights is None and not self.tells and not self.hooks.lists["backward"]:
+        listened = weights is not None or self.tells or bool(self.hooks.lists["backward"])
+        if not listened and not self.objective.adds:
             return compute(inputs)
         if weights is not None:
             self._check_weighed()
         labels = inputs.get("labels")
-        with outputs_of(self.trainer.model) as seen:
+        with outputs_of(self.trainer.model) as seen, self.objective.logits(self.trainer, batch):
             loss = compute(inputs)
+        extra = self.objective.extra(batch, seen[0])
+        if extra is not None:
+            whole = (given["labels"][:, 1:] != IGNORED).sum() if num_items is None else num_items
+            loss = loss + (extra if weights is None else extra * weights.to(extra)).sum() / whole
+        if not listened:
+            return loss
         with torch.set_grad_enabled(weights is not None):
             sums, counts = row_losses(seen[0], labels, predicts_next(self.trainer.model))
         if len(sums) != len(ids):

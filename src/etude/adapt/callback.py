@@ -62,6 +62,8 @@ class _Adapted:
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any) -> Any:
         adapter = self._etude
+        if adapter.objective.rewrites:
+            epoch_iterator = adapter.rewritten(epoch_iterator)
         if not adapter.drives:
             return super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)  # type: ignore[misc]
         adapter.begin_update()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from etude.adapt.data import plain
 from etude.adapt.losses import predicts_next, row_losses
+from etude.adapt.objective import Given
 from etude.engine.hooks import Hooks
 from etude.engine.ledger import Budget
 from etude.engine.metrics import MetricsLog
@@ -28,18 +29,26 @@ class TheirOwn:
 
 
 class TheirLoss:
-    """The mean loss over a batch's labels, as an objective for extra gradients and scores; without smoothing or auxiliary losses."""
+    """The mean loss over a batch's labels, as an objective for extra gradients and scores; without smoothing or auxiliary losses.
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+    given: the objective in the trainer's place of its own.
+    """
+
+    def __init__(self, trainer: Any, given: Given) -> None:
+        self.trainer, self.given = trainer, given
 
     def __call__(self, model: nn.Module, batch: Batch, carried: Any = None) -> Output:
         inputs = plain(batch.data)
+        if self.given.rewrites:
+            inputs = self.given.rewritten(inputs, batch.ids, batch.key)
+        asked = dict(inputs)
         labels = inputs.pop("labels", None)
         with self.trainer.compute_loss_context_manager():
-            sums, counts = row_losses(model(**inputs), labels, predicts_next(model))
-        per_sample = sums.detach() / counts.clamp(min=1)
-        return Output(sums.sum() / counts.sum().clamp(min=1), per_sample, float(counts.sum()))
+            outputs = model(**inputs)
+            sums, counts = row_losses(outputs, labels, predicts_next(model))
+            extra = self.given.extra(Batch(asked, batch.ids, key=batch.key), outputs)
+        per_sample, total = sums.detach() / counts.clamp(min=1), sums.sum() if extra is None else sums.sum() + extra.sum()
+        return Output(total / counts.sum().clamp(min=1), per_sample, float(counts.sum()))
 
 
 class TrainerRun(Run):
@@ -49,10 +58,11 @@ class TrainerRun(Run):
     share of it acts at once.
     """
 
-    def __init__(self, trainer: Any, model: nn.Module, stream: Stream | None, hooks: Hooks, seed: int) -> None:
+    def __init__(self, trainer: Any, model: nn.Module, stream: Stream | None, hooks: Hooks, seed: int, given: Given) -> None:
         self.trainer, self.preparing, self.was_replaced = trainer, False, False
         super().__init__(
-            model=model, stream=cast(Stream, stream), objectives={"": TheirLoss(trainer)}, optimizer=cast(Any, None), schedule=TheirOwn(),
+            model=model, stream=cast(Stream, stream), objectives={"": TheirLoss(trainer, given)}, optimizer=cast(Any, None),
+            schedule=TheirOwn(),
             hooks=hooks, budget=Budget(steps=1), seed=seed, device=torch.device(trainer.args.device), log=MetricsLog(None),
             count_flops=False, autocast=False,
         )  # fmt: skip

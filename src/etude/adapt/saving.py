@@ -45,7 +45,7 @@ def restore(path: Path, adapter: Any) -> None:
     if not folder.is_dir():
         raise BadInput(str(path), "a checkpoint without methods' state", "one written by a trainer that etude.adapt.hf has adapted")
     state: Mapping[str, Any] = checkpoint.load(checkpoint.latest(folder)[0])
-    differing = [k for k in adapter.parts if state["identity"].get(k) != adapter.parts[k]]
+    differing = [k for k in {**state["identity"], **adapter.parts} if state["identity"].get(k) != adapter.parts.get(k)]
     if differing:
         raise BadInput(str(path), f"a checkpoint of another {' and '.join(differing)}", "one of the run being resumed")
     run = adapter.run
