@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from etude.errors import BadInput
-from etude.evidence import derived, records
+from etude.evidence import derived, records, report
 from etude.evidence.claims import Better, Entrant
+from etude.evidence.places import Place
 from etude.evidence.ranking import improvement, interquartile_mean, ranking
 from etude.evidence.statistics import holm_levels, t_interval
 from etude.evidence.study import Study
@@ -116,6 +117,16 @@ def test_a_changed_ranking_is_found():
     assert derived.differences(study, record) == []
     record["ranking"][0]["iqm"] += 0.1
     assert derived.differences(study, record) == ["the ranking on record is not that of its values"]
+
+
+def test_the_table_of_verdicts_has_a_row_for_a_ranking(tmp_path):
+    record, claims = made({"good": 0.3}), entrants(["good"])
+    record |= {"schema": records.SCHEMA, "slug": "arena-x", **records.judged(record, claims)}
+    place = Place(tmp_path)
+    records.write(place.record("arena-x"), record)
+    row = report.verdict_table(place).splitlines()[2]
+    assert "Which is better than the baseline over a, b?" in row
+    assert row.index("good +0.3") < row.index("baseline +0.0")
 
 
 def test_entrants_stand_alone():
