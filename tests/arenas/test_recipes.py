@@ -103,6 +103,16 @@ def test_the_command_ranks_and_a_file_of_ones_own_enters(tmp_path, monkeypatch, 
     assert "half" in said
 
 
+def test_a_file_that_only_defines_a_method_enters_and_another_says_why_not(tmp_path):
+    for name, text in (("half", METHOD), ("nothing", "x = 1"), ("broken", "import no_such_module")):
+        (tmp_path / f"{name}.py").write_text(text)
+    assert "half" in named("growth").study([str(tmp_path / "half.py")]).arms
+    with pytest.raises(BadInput, match="nothing to add to a recipe"):
+        named("growth").study([str(tmp_path / "nothing.py")])
+    with pytest.raises(BadInput, match="no_such_module"):
+        named("growth").study([str(tmp_path / "broken.py")])
+
+
 def test_the_list_of_arenas(capsys):
     assert main(["arena", "--json"]) == 0
     told = {one["name"]: one for one in json.loads(capsys.readouterr().out)}

@@ -70,6 +70,16 @@ def test_a_ranking_has_the_better_arms_first_and_intervals_around_them():
     assert told == ranking(record, ["bad", "same", "good"], "baseline", TASKS)  # the same draws again
 
 
+def test_the_interval_of_a_gain_has_the_chance_of_both_means_in_it():
+    record = made({"steady": 0.0}, seeds=8)
+    for name in TASKS:
+        record["arms"]["steady"]["metrics"][name] = [0.5] * 8  # no chance of its own: what is left is the baseline's mean
+    steady = next(one for one in ranking(record, ["steady"], "baseline", TASKS) if one.arm == "steady")
+    base = np.array([record["arms"]["baseline"]["metrics"][name] for name in TASKS])
+    spread = float(np.sqrt((base.var(axis=1) / 8).mean()))  # of a task's mean
+    assert steady.interval[1] - steady.interval[0] > 2 * spread
+
+
 def test_a_task_of_another_level_counts_as_much():
     record = made({"good": 0.0})
     for arm in record["arms"].values():
