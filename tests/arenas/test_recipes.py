@@ -93,7 +93,7 @@ def test_the_command_ranks_and_a_file_of_ones_own_enters(tmp_path, monkeypatch, 
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert {one["arm"] for one in told["ranking"]} == {"baseline", "half"}
-    assert told["verdict"] == "0 of 2 better than the baseline"  # one seed judges nothing; stacking was not run
+    assert told["verdict"] == "0 of 1 better than the baseline"  # one seed judges nothing; stacking was left out
     pictures = {p.name for p in (tmp_path / "runs").rglob("*.png")}
     assert any("places" in name for name in pictures)
     assert any("gain" in name for name in pictures)
