@@ -2,6 +2,7 @@ import tomllib
 
 import pytest
 
+from etude.cli.studies import study
 from etude.errors import BadInput
 from etude.evidence import places, records, registration, tuning, verify
 from etude.evidence.runner import run_study
