@@ -93,7 +93,7 @@ def test_the_command_ranks_and_a_file_of_ones_own_enters(tmp_path, monkeypatch, 
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert {one["arm"] for one in told["ranking"]} == {"baseline", "half"}
-    assert told["verdict"] == "0 of 2 better than the baseline"  # one seed judges nothing; stacking was not run
+    assert told["verdict"] == "0 of 1 better than the baseline"  # one seed judges nothing; stacking was left out
     pictures = {p.name for p in (tmp_path / "runs").rglob("*.png")}
     assert any("places" in name for name in pictures)
     assert any("gain" in name for name in pictures)
@@ -101,6 +101,16 @@ def test_the_command_ranks_and_a_file_of_ones_own_enters(tmp_path, monkeypatch, 
     said = capsys.readouterr().out
     assert "Ranking over tasks and seeds" in said
     assert "half" in said
+
+
+def test_a_file_that_only_defines_a_method_enters_and_another_says_why_not(tmp_path):
+    for name, text in (("half", METHOD), ("nothing", "x = 1"), ("broken", "import no_such_module")):
+        (tmp_path / f"{name}.py").write_text(text)
+    assert "half" in named("growth").study([str(tmp_path / "half.py")]).arms
+    with pytest.raises(BadInput, match="nothing to add to a recipe"):
+        named("growth").study([str(tmp_path / "nothing.py")])
+    with pytest.raises(BadInput, match="no_such_module"):
+        named("growth").study([str(tmp_path / "broken.py")])
 
 
 def test_the_list_of_arenas(capsys):

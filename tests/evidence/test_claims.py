@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -289,3 +291,8 @@ def test_claims_are_plain_data():
     assert json.loads(json.dumps(data)) == data
     assert data["type"] == "Better"
     assert data["equal"] == ["flops"]
+
+
+def test_claims_are_there_without_what_only_ranks_need():
+    code = "import sys, etude.evidence.claims; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from etude.errors import BadInput
-from etude.evidence import derived, records
+from etude.evidence import derived, records, report
 from etude.evidence.claims import Better, Entrant
+from etude.evidence.places import Place
 from etude.evidence.ranking import improvement, interquartile_mean, ranking
 from etude.evidence.statistics import holm_levels, t_interval
 from etude.evidence.study import Study
@@ -69,6 +70,16 @@ def test_a_ranking_has_the_better_arms_first_and_intervals_around_them():
     assert told == ranking(record, ["bad", "same", "good"], "baseline", TASKS)  # the same draws again
 
 
+def test_the_interval_of_a_gain_has_the_chance_of_both_means_in_it():
+    record = made({"steady": 0.0}, seeds=8)
+    for name in TASKS:
+        record["arms"]["steady"]["metrics"][name] = [0.5] * 8  # no chance of its own: what is left is the baseline's mean
+    steady = next(one for one in ranking(record, ["steady"], "baseline", TASKS) if one.arm == "steady")
+    base = np.array([record["arms"]["baseline"]["metrics"][name] for name in TASKS])
+    spread = float(np.sqrt((base.var(axis=1) / 8).mean()))  # of a task's mean
+    assert steady.interval[1] - steady.interval[0] > 2 * spread
+
+
 def test_a_task_of_another_level_counts_as_much():
     record = made({"good": 0.0})
     for arm in record["arms"].values():
@@ -116,6 +127,16 @@ def test_a_changed_ranking_is_found():
     assert derived.differences(study, record) == []
     record["ranking"][0]["iqm"] += 0.1
     assert derived.differences(study, record) == ["the ranking on record is not that of its values"]
+
+
+def test_the_table_of_verdicts_has_a_row_for_a_ranking(tmp_path):
+    record, claims = made({"good": 0.3}), entrants(["good"])
+    record |= {"schema": records.SCHEMA, "slug": "arena-x", **records.judged(record, claims)}
+    place = Place(tmp_path)
+    records.write(place.record("arena-x"), record)
+    row = report.verdict_table(place).splitlines()[2]
+    assert "Which is better than the baseline over a, b?" in row
+    assert row.index("good +0.3") < row.index("baseline +0.0")
 
 
 def test_entrants_stand_alone():

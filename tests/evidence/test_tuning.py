@@ -2,10 +2,10 @@ import tomllib
 
 import pytest
 
+from etude.cli.studies import study
 from etude.errors import BadInput
 from etude.evidence import places, records, registration, tuning, verify
 from etude.evidence.runner import run_study
-from etude.papers.loading import load_study
 
 pytestmark = pytest.mark.usefixtures("stub_figures")
 
@@ -68,6 +68,6 @@ def test_every_recorded_study_says_what_its_tuning_cost():
     for slug in place.recorded():
         told = tuning.load(place, slug)
         assert told is not None, slug
-        assert set(told.runs) <= set(load_study(slug).arms), slug
+        assert set(told.runs) <= set(study(slug).arms), slug
         assert "FLOPs" in tuning.line(told, records.read(place.record(slug))), slug
         assert place.tuning(slug).with_suffix(".md").is_file()

@@ -14,6 +14,7 @@ import pytest
 
 from etude.errors import BadInput
 from etude.recipe.config import load, parse
+from etude.screen.report import plan_lines
 from etude.screen.screening import Settings, screen
 from etude.screen.trial import Phase, arm_name, trainer_of
 
@@ -114,6 +115,26 @@ def test_a_plan_trains_nothing(recipe, tmp_path):
     assert not list((tmp_path / "out").rglob("runs/*.json"))
 
 
+def test_a_plan_counts_those_who_may_not_be_dropped_yet(recipe, tmp_path, add_method):
+    methods = [add_method("late", 1.0), add_method("later", 2.0), add_method("soon", 3.0)]
+    for path in methods[:2]:
+        with open(path, "a") as file:
+            file.write('\n\nCARD = {"earliest_rung": 1}\n')
+    settings = replace(FEW, k=1, rates=(1.0,))
+    planned = screen(recipe, methods=methods, settings=settings, out=tmp_path / "out", plan=True, quiet=True)
+    done = screen(recipe, methods=methods, settings=settings, out=tmp_path / "out", quiet=True)
+    assert {one["name"] for one in done["confirm"]["methods"]} == {"late", "later"}  # two of three wait at the only rung, although k = 1
+    assert [(p["phase"], p["runs"]) for p in planned["phases"][:2]] == [("select 1", 4), ("confirm", 6)]
+
+
+def test_a_plan_without_a_method_says_so(recipe, tmp_path):
+    planned = screen(recipe, methods=["stacking"], settings=FEW, out=tmp_path / "out", plan=True, quiet=True)
+    said = plan_lines(planned)
+    assert said[-1] == "no method applies to this recipe: nothing to run"
+    assert any(line.startswith("  not stacking: ") for line in said)
+    assert not any("smallest effect" in line for line in said)
+
+
 def test_a_screen_killed_at_five_moments_ends_with_the_same_leaderboard(recipe, tmp_path):
     """The first kill comes while it probes or starts, the others after one more run or two, and a little later."""
     whole = screen(recipe, methods=["gradient-noise"], settings=FEW, out=tmp_path / "whole", workers=1, quiet=True)
@@ -204,11 +225,21 @@ def test_who_spends_more_or_less_than_its_budget_is_told_and_does_not_win(recipe
         ({"methods": ["nothing-such"]}, "nothing-such"),
         ({"settings": Settings(metric="loss")}, "held-out/loss"),
         ({"workers": 0}, "at least 1"),
+        ({"methods": ["gradient-noise"], "family": "order"}, "one of the two"),
+        ({"proxy": ("model.hiden=4",)}, "^(?!.*expected a recipe).*model.hiden: found an unknown key"),
+        ({"proxy": ("model.hidden=narrow",)}, "model.hidden"),
     ],
 )
 def test_what_cannot_be_screened_is_refused(recipe, tmp_path, more, message):
     with pytest.raises(BadInput, match=message):
         screen(recipe, out=tmp_path / "out", quiet=True, **more)
+
+
+def test_a_wrong_name_is_told_before_anything_is_probed(recipe, tmp_path):
+    for more in ({"methods": ["nothing-such"]}, {"family": "ordre"}):
+        with pytest.raises(BadInput):
+            screen(recipe, out=tmp_path / "out", quiet=True, **more)
+    assert not (tmp_path / "out").exists()
 
 
 def test_long_work_is_asked_about(recipe, tmp_path):

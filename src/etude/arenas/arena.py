@@ -10,7 +10,7 @@ so that tasks of different measures can be averaged; the arm's "score" is their 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from etude.evidence.report import TASK
 from etude.evidence.study import Arm, Job, Outcome, Plot, Scale, Study
 from etude.papers.card import Card
 from etude.papers.catalogue import card, cards
-from etude.papers.loading import ENTRY, entry, load_module
+from etude.papers.loading import ENTRY, entry, load_methods, load_module
 
 BASELINE = "baseline"
 
@@ -73,10 +73,10 @@ class Arena:
 
     def members(self, files: Sequence[str] = ()) -> dict[str, Callable[[Job], Outcome] | str]:
         """slug -> how a run of it goes, or why it does not enter, for every ready paper whose card names this arena, and for `files`."""
-        return {one.slug: self.enter(one) for one in self._cards(files)}
+        return {one.slug: self.enter(one) for one in [*self._cards(), *map(_of_file, files)]}
 
-    def _cards(self, files: Sequence[str]) -> list[Card]:
-        return [one for one in cards() if one.state == "ready" and self.name in one.arenas] + [card(file, to_run=True) for file in files]
+    def _cards(self) -> list[Card]:
+        return [one for one in cards() if one.state == "ready" and self.name in one.arenas]
 
     def study(self, files: Sequence[str] = ()) -> Study:
         """files: papers that are a file of one's own, which enter beside those of the catalogue.
@@ -86,11 +86,11 @@ class Arena:
         base = self.enter(None)
         assert not isinstance(base, str)
         arms = {BASELINE: Arm(run=base, about=self.baseline_about, code=self.code, planned=self.planned)}
-        for one in self._cards(files):
+        for one, asked in [*((c, False) for c in self._cards()), *((_of_file(file), True) for file in files)]:
             run = self.enter(one)
             if not isinstance(run, str):
                 arms[one.slug] = Arm(run=run, about=one.title, code=files_of(one, self.name), planned=self.planned)
-            elif one.word in files:
+            elif asked:
                 raise BadInput(f"arena {self.name}, {one.word}", run, "a paper that can enter")
         if len(arms) == 1:
             raise BadInput(f"arena {self.name}", "nobody that enters", f"a paper whose card names it: arenas = ['{self.name}']")
@@ -115,6 +115,12 @@ def scored(arena_goals: Mapping[str, Goal], values: Mapping[str, float], **more:
     measured = {f"measure, {name}": value for name, value in values.items()}
     more["metrics"] = {**more.get("metrics", {}), "score": float(np.mean(list(scores.values()))), **scores, **measured}
     return Outcome(**more)
+
+
+def _of_file(file: str) -> Card:
+    """The card of a file of one's own. A file with a method in it can be added to a recipe, as in a screen, whether or not it says so."""
+    found = card(file, to_run=True)
+    return replace(found, use="method") if not found.use and load_methods(found.module) else found
 
 
 def files_of(found: Card, arena: str) -> tuple[Path, ...]:

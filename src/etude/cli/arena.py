@@ -88,10 +88,11 @@ def _list(json: bool) -> None:
         return
     for one in told:
         grid = Grid("|what", "which", title=f"{one['name']}: {one['question']}", ruled=False)
-        for label in ("tasks", "not_entered"):
-            for slug, about in one[label].items():
-                grid.add_row("task" if label == "tasks" else "[dim]not entered[/]", escape(f"{slug}: {about}"))
+        for name, about in one["tasks"].items():
+            grid.add_row("task", escape(f"{name}: {about}"))
         for slug in one["members"]:
             grid.add_row("[bold]enters[/]", slug)
+        for slug, why in one["not_entered"].items():
+            grid.add_row("[dim]not entered[/]", escape(f"{slug}: {why}"))
         grid.add_row("on record", colored(one["line"]) if one["line"] else f"[dim]nothing yet: etude arena {one['name']}[/]")
         console().print(grid)

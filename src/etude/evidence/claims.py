@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from scipy import stats
 
 from etude.errors import BadInput
 from etude.evidence import readings
@@ -383,6 +382,8 @@ class Correlates(Claim):
             if np.ptp(x) == 0 or np.ptp(y) == 0:
                 raise NotJudged(f"one side does not vary at seed {seed}")
             if self.method == "spearman":
-                x, y = stats.rankdata(x), stats.rankdata(y)
+                from scipy.stats import rankdata  # half a second to import, which every command would wait for
+
+                x, y = rankdata(x), rankdata(y)
             values.append(float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1)))
         return Estimate(sample=Seeds(_oriented(np.asarray(values), not self.positive)), d=self.d, limits=(-1.0, 1.0))

@@ -6,7 +6,8 @@ probability of improvement is P(X > Y) of a run of each on the same task, ties c
 seeds a bootstrap's intervals are somewhat too narrow (its figure 4): they say how firm a place is, verdicts come from the claims.
 
 Scores count from the baseline's mean on the same task. Over tasks of unlike levels the middle half of the scores themselves would be
-whole tasks, and the lowest and the highest task would count for nothing.
+whole tasks, and the lowest and the highest task would count for nothing. An arm's interval is of a difference: the baseline's mean is
+drawn again with it. The baseline's own interval says how far its runs lie from that mean.
 
 Shapes: K tasks, N seeds, R resamples.
 """
@@ -81,11 +82,12 @@ def ranking(record: readings.Record, arms: Sequence[str], baseline: str, metrics
     found = []
     for arm, values in scores.items():
         against = arm != baseline
+        level_drawn = drawn[baseline].mean(axis=2, keepdims=True) if against else level_of_task
         found.append(
             Ranked(
                 arm=arm,
                 iqm=float(interquartile_mean((values - level_of_task).reshape(-1))),
-                interval=between(interquartile_mean((drawn[arm] - level_of_task).reshape(RESAMPLES, -1))),
+                interval=between(interquartile_mean((drawn[arm] - level_drawn).reshape(RESAMPLES, -1))),
                 improvement=float(improvement(values, scores[baseline])) if against else None,
                 improvement_interval=between(improvement(drawn[arm], drawn[baseline])) if against else None,
                 tasks=dict(zip(metrics, values.mean(axis=1).tolist(), strict=True)),

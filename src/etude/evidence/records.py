@@ -52,6 +52,8 @@ def judged(record: Mapping[str, Any], claims: Sequence[Claim]) -> dict[str, Any]
 def verdicts(record: Mapping[str, Any], claims: Sequence[Claim]) -> dict[str, Any]:
     """{"claims", "verdict", "line"} from the raw values alone: the primary claim's verdict (of entrants, how many are better and how
     many worse), and its line with the sizes."""
+    # Who was left out of a partial run is no entrant of it.
+    claims = [claim for claim in claims if not claim.family or claim.arms_named[1] in record["arms"]]
     judged = judge(record, claims) if claims else []
     first = primary_of(claims) if claims else None
     verdict = "no claims" if not judged else _counted(judged) if first is None else judged[first].verdict

@@ -170,12 +170,14 @@ def verdict_table(place: Place, titles: Mapping[str, str] | None = None) -> str:
     for record in recorded(place, place.recorded()):
         slug = record["slug"]
         claim = next((c for c in record["claims"] if c["primary"]), None)
-        said = claim_effect(claim) if claim is not None else ""
+        text, said = (claim["text"], claim_effect(claim)) if claim is not None else ("–", "")
         effect = f"{said}, d = {claim['d']:g}, n = {claim['n']}" if claim is not None and said else "–"
         if record.get("ranking"):
+            tasks = ", ".join(name.removeprefix(TASK) for name in record["ranking"][0]["tasks"])
+            text = f"Which is better than the {record['baseline']} over {tasks}?"
             effect = "ranked: " + ", ".join(f"{one['arm']} {one['iqm']:+.3f}" for one in record["ranking"])
         cells = [
-            (titles or {}).get(slug, slug), claim["text"] if claim else "–", f"**{record['verdict']}**", effect,
+            (titles or {}).get(slug, slug), text, f"**{record['verdict']}**", effect,
             f"{record['size']}, {len(record['seeds'])} seeds", f"{record['paper_size']}, not tested here" if record["paper_size"] else "–",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")

@@ -90,6 +90,8 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         said.append(f"  {name}: {of_tokens}{clock(arm['seconds_a_run'])} a run, {amount(arm['memory'])}B of memory")
     for name, why in plan["refused"].items():
         said.append(f"  not {name}: {why}")
+    if not plan["runs"]:
+        return [*said, "no method applies to this recipe: nothing to run"]
     said.append(
         f"at most {plan['runs']} runs, {amount(plan['flops'])} FLOPs, about {clock(plan['seconds'])} on {plan['workers']} processes, "
         f"{amount(plan['memory'])}B of memory, {amount(plan['disk'])}B of disk"

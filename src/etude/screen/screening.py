@@ -8,7 +8,6 @@ OUT/report.json, report.html, leaderboard.png, curves.png, winner.toml
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,6 @@ from etude.evidence.statistics import smallest_detectable
 from etude.papers.card import Card
 from etude.papers.suggesting import Facts
 from etude.recipe.config import load
-from etude.recipe.overrides import apply
 from etude.recipe.writing import plain, toml
 from etude.screen import spending
 from etude.screen.candidates import BARE, BASELINE, Candidate, candidate, chosen, combined
@@ -133,14 +131,12 @@ def screen(
     yes:    goes on where the plan is over an hour. Raises BadInput before anything is trained, StudyInterrupted on Ctrl-C.
     """
     settings, folder = settings or Settings(), Path(out)
-    document = plain(load(Path(recipe), tuple(overrides)))
-    if proxy:
-        small = json.loads(json.dumps(document))
-        apply(small, proxy)
-        document = small
+    if methods is not None and family is not None:
+        raise BadInput("screen", f"methods and family '{family}'", "one of the two")
+    document, looked_at = plain(load(Path(recipe), (*overrides, *proxy))), chosen(methods, family)
     output.claim(folder, "screen")
     with output.alone(folder):
-        asked = _prepared(document, settings, methods, family, budget, workers_of(workers), folder, " ".join(proxy), quiet)
+        asked = _prepared(document, settings, looked_at, budget, workers_of(workers), folder, " ".join(proxy), quiet)
         planned = plan_of(asked)
         if plan:
             return planned
@@ -152,8 +148,7 @@ def screen(
 
 
 def _prepared(
-    document: dict[str, Any], settings: Settings, methods: Sequence[str] | None, family: str | None, budget: str, workers: int,
-    out: Path, proxy: str, quiet: bool,
+    document: dict[str, Any], settings: Settings, looked_at: Sequence[Card], budget: str, workers: int, out: Path, proxy: str, quiet: bool,
 ) -> Screen:  # fmt: skip
     kept = Probes(out, document, _teller(quiet))
     told = _asked_budget(budget) or document["budget"]
@@ -176,7 +171,7 @@ def _prepared(
     short: list[dict[str, Candidate]] = [{} for _ in shares]
     refused: dict[str, str] = {}
     probes = {BASELINE: base}
-    for one in chosen(methods, family):
+    for one in looked_at:
         made = candidate(one, facts(1.0))
         if not isinstance(made, str):
             at = [made if isinstance(less := candidate(one, facts(share)), str) else less for share in shares]
@@ -252,8 +247,9 @@ def plan_of(asked: Screen) -> dict[str, Any]:
     left, rates = len(asked.candidates), len(asked.settings.rates)
     for number, rung in enumerate(asked.rungs):
         phases.append({"phase": f"select {number + 1}", "arms": (left + 1) * rates, "runs": (left + 1) * rates, "share": rung.share})
-        left, rates = min(left, rung.keep), rung.rates
-    k = min(asked.settings.k, len(asked.candidates))
+        waiting = sum(made.earliest_rung > number for made in asked.candidates.values())
+        left, rates = min(left, max(rung.keep, waiting)), rung.rates
+    k = left
     if k:
         phases.append({"phase": "confirm", "arms": k + 1, "runs": (k + 1) * asked.n, "share": 1.0})
     if k > 1:
