@@ -8,6 +8,7 @@ Shapes: B rows, T targets, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def repeated_ngrams(tokens: Tensor, n: int) -> Tensor:
     """tokens [B, T] -> [B, T] bool: which are part of an n-gram that the row holds before (it may overlap its first time)."""
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     for row, found in zip(tokens.tolist(), mask, strict=True):
-        seen: set[tuple[int, ...]] = set()
+        seen: set[tuple[Hashable, ...]] = set()
         for start, gram in enumerate(ngrams(row, n)):
             if gram in seen:
                 found[start : start + n] = True
