@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from etude.arenas import NAMES, PREFIX, SEPARATOR
+from etude.engine.ledger import Ledger
 from etude.errors import BadInput, one_of
 from etude.evidence.claims import Entrant
 from etude.evidence.report import TASK
@@ -71,9 +72,9 @@ class Arena:
     def metrics(self) -> tuple[str, ...]:
         return tuple(TASK + name for name in self.goals)
 
-    def members(self, files: Sequence[str] = ()) -> dict[str, Callable[[Job], Outcome] | str]:
-        """slug -> how a run of it goes, or why it does not enter, for every ready paper whose card names this arena, and for `files`."""
-        return {one.slug: self.enter(one) for one in [*self._cards(), *map(_of_file, files)]}
+    def members(self) -> dict[str, Callable[[Job], Outcome] | str]:
+        """slug -> how a run of it goes, or why it does not enter, for every ready paper whose card names this arena."""
+        return {one.slug: self.enter(one) for one in self._cards()}
 
     def _cards(self) -> list[Card]:
         return [one for one in cards() if one.state == "ready" and self.name in one.arenas]
@@ -132,12 +133,10 @@ def files_of(found: Card, arena: str) -> tuple[Path, ...]:
 
 def added(ledgers: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
     """The sum of ledgers, category by category."""
-    total: dict[str, dict[str, float]] = {}
+    total = Ledger()
     for ledger in ledgers:
-        for category, row in ledger.items():
-            for quantity, amount in row.items():
-                total.setdefault(category, {})[quantity] = total.get(category, {}).get(quantity, 0) + amount
-    return total
+        total.merge(Ledger.from_dict(ledger))
+    return total.as_dict()
 
 
 def _places(axes: Any, record: dict[str, Any]) -> None:

@@ -73,15 +73,15 @@ def _list(json: bool) -> None:
     from etude.cli.standing import standing
     from etude.evidence.tables import Grid
 
-    found = [arenas.named(name) for name in NAMES]
+    found = [(one, one.members()) for one in map(arenas.named, NAMES)]
     told = [
         {
             "name": one.name, "question": one.question, "tasks": {name: goal.about for name, goal in one.goals.items()},
-            "members": [slug for slug, how in one.members().items() if not isinstance(how, str)],
-            "not_entered": {slug: how for slug, how in one.members().items() if isinstance(how, str)},
+            "members": [slug for slug, how in members.items() if not isinstance(how, str)],
+            "not_entered": {slug: how for slug, how in members.items() if isinstance(how, str)},
             "line": getattr(standing(one.slug), "line", None),
         }
-        for one in found
+        for one, members in found
     ]  # fmt: skip
     if json:
         print_json(told)
